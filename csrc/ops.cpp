@@ -1,0 +1,45 @@
+// Every schema of the library, and nothing else: the table of contents. The mathematics is in docs/design.md.
+//
+// Conventions: activations are (N, C, H, W), dense in NCHW or channels_last; `padding` is (top, bottom, left, right);
+// `activation` and `gate` are codes of common/activation.h. A statistic (`mean`, `var`) that is None is computed from
+// the batch and returned; one that is given is a constant (inference). What an operator has no use for is returned empty.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(effnet_kernels, m) {
+  m.def("update_running_stats_(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor mean, Tensor var, "
+        "SymInt count, float momentum) -> ()");
+
+  m.def("batch_norm_act(Tensor x, Tensor gamma, Tensor beta, Tensor? mean, Tensor? var, Tensor? keep, "
+        "Tensor? residual, float eps, int activation) -> (Tensor out, Tensor mean, Tensor var)");
+  m.def("batch_norm_act_backward(Tensor grad, Tensor x, Tensor gamma, Tensor beta, Tensor mean, Tensor var, "
+        "Tensor? keep, bool training, float eps, int activation) -> (Tensor dx, Tensor dgamma, Tensor dbeta)");
+
+  m.def("depthwise_conv_bn_act(Tensor x, Tensor w, Tensor gamma, Tensor beta, Tensor? mean, Tensor? var, "
+        "int stride, SymInt[4] padding, float eps, int activation) -> (Tensor out, Tensor y, Tensor mean, Tensor var)");
+  m.def("depthwise_conv_bn_act_inference(Tensor x, Tensor w, Tensor gamma, Tensor beta, Tensor mean, Tensor var, "
+        "int stride, SymInt[4] padding, float eps, int activation) -> Tensor");
+  m.def("depthwise_conv_bn_act_backward(Tensor grad, Tensor x, Tensor y, Tensor w, Tensor gamma, Tensor beta, "
+        "Tensor mean, Tensor var, bool training, int stride, SymInt[4] padding, float eps, int activation) "
+        "-> (Tensor dx, Tensor dw, Tensor dgamma, Tensor dbeta)");
+
+  m.def("squeeze_excite(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2, int activation, int gate) "
+        "-> (Tensor out, Tensor pooled, Tensor hidden, Tensor logits)");
+  m.def("squeeze_excite_backward(Tensor grad, Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2, Tensor pooled, "
+        "Tensor hidden, Tensor logits, int activation, int gate) "
+        "-> (Tensor dx, Tensor dw1, Tensor db1, Tensor dw2, Tensor db2)");
+
+  m.def("mbconv_core(Tensor u, Tensor w, Tensor? gamma1, Tensor? beta1, Tensor? mean1, Tensor? var1, Tensor gamma2, "
+        "Tensor beta2, Tensor? mean2, Tensor? var2, Tensor? w1, Tensor? b1, Tensor? w2, Tensor? b2, int stride, "
+        "SymInt[4] padding, float eps1, float eps2, int activation, int gate) "
+        "-> (Tensor out, Tensor y, Tensor mean1, Tensor var1, Tensor mean2, Tensor var2, Tensor pooled, "
+        "Tensor hidden, Tensor logits, Tensor a3, Tensor a5)");
+  m.def("mbconv_core_inference(Tensor u, Tensor w, Tensor? gamma1, Tensor? beta1, Tensor? mean1, Tensor? var1, "
+        "Tensor gamma2, Tensor beta2, Tensor mean2, Tensor var2, Tensor? w1, Tensor? b1, Tensor? w2, Tensor? b2, "
+        "int stride, SymInt[4] padding, float eps1, float eps2, int activation, int gate) -> Tensor");
+  m.def("mbconv_core_backward(Tensor grad, Tensor u, Tensor y, Tensor w, Tensor? gamma1, Tensor? beta1, "
+        "Tensor? mean1, Tensor? var1, Tensor gamma2, Tensor beta2, Tensor mean2, Tensor var2, Tensor? w1, Tensor? b1, "
+        "Tensor? w2, Tensor? b2, Tensor? pooled, Tensor? hidden, Tensor? logits, Tensor? a3, Tensor? a5, "
+        "bool training1, bool training2, int stride, SymInt[4] padding, float eps1, float eps2, int activation, "
+        "int gate) -> (Tensor du, Tensor dw, Tensor dgamma1, Tensor dbeta1, Tensor dgamma2, Tensor dbeta2, "
+        "Tensor dw1, Tensor db1, Tensor dw2, Tensor db2)");
+}

@@ -1,0 +1,1 @@
+"""EfficientNet, complete, with one switch between fused operators and plain PyTorch."""

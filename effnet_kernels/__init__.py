@@ -1,0 +1,21 @@
+"""Fused depthwise-convolution, BatchNorm, activation and squeeze-and-excite operators for PyTorch."""
+
+from effnet_kernels import reference
+from effnet_kernels.arguments import BatchNorm, SqueezeExcite
+from effnet_kernels.backend import backend_for, backends, set_backend
+from effnet_kernels.ops import batch_norm_act, depthwise_conv_bn_act, mbconv_core, squeeze_excite
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BatchNorm",
+    "SqueezeExcite",
+    "backend_for",
+    "backends",
+    "batch_norm_act",
+    "depthwise_conv_bn_act",
+    "mbconv_core",
+    "reference",
+    "set_backend",
+    "squeeze_excite",
+]

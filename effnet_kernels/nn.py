@@ -1,0 +1,172 @@
+"""The operators as modules, and as functions of modules: where BatchNorm's bookkeeping meets the operators.
+
+Every module has ``fused``: True calls the fused operator, False its plain PyTorch definition. Parameters, buffers and
+state dict are the same either way.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from effnet_kernels import ops, reference
+from effnet_kernels.arguments import BatchNorm, Padding, SqueezeExcite, symmetric_padding
+
+
+def batch_norm_arguments(bn: nn.BatchNorm2d) -> BatchNorm:
+    """The tensors and settings of ``bn`` for one forward call, which this counts in ``num_batches_tracked``.
+
+    Momentum None gives the cumulative average, as in PyTorch; without running statistics the batch's are used in
+    evaluation too.
+    """
+    momentum = 0.0 if bn.momentum is None else bn.momentum
+    if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
+        bn.num_batches_tracked.add_(1)
+        if bn.momentum is None:
+            momentum = 1.0 / float(bn.num_batches_tracked)
+    training = bn.training or bn.running_mean is None
+    mean, var = (bn.running_mean, bn.running_var) if not bn.training or bn.track_running_stats else (None, None)
+    return BatchNorm(bn.weight, bn.bias, mean, var, training, momentum, bn.eps)
+
+
+class BatchNormAct2d(nn.BatchNorm2d):
+    """act(BN(x)) · keep[n] (+ residual), with the parameters and buffers of ``nn.BatchNorm2d``."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        *,
+        activation: str = "silu",
+        fused: bool = True,
+    ) -> None:
+        super().__init__(num_features, eps=eps, momentum=momentum)
+        self.activation = activation
+        self.fused = fused
+
+    def forward(self, x: Tensor, keep: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        return batch_norm_act(x, self, self.activation, keep, residual, fused=self.fused)
+
+
+class DepthwiseConvBNAct2d(nn.Module):
+    """act(BN(dwconv(x))): ``conv`` (an ``nn.Conv2d`` without bias) and ``bn``."""
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int | Sequence[int] | None = None,
+        *,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        activation: str = "silu",
+        fused: bool = True,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size, stride, groups=channels, bias=False)
+        self.bn = nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
+        self.padding = symmetric_padding(kernel_size) if padding is None else padding
+        self.activation = activation
+        self.fused = fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        return mbconv_core(
+            x, self.conv, self.bn, padding=self.padding, activation=self.activation, fused=self.fused
+        )
+
+
+class SqueezeExcite2d(nn.Module):
+    """x · gate(expand(act(reduce(mean(x))))): two biased 1×1 convolutions, ``reduce`` and ``expand``."""
+
+    def __init__(
+        self,
+        channels: int,
+        squeezed_channels: int,
+        *,
+        activation: str = "silu",
+        gate: str = "sigmoid",
+        fused: bool = True,
+    ) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, squeezed_channels, 1)
+        self.expand = nn.Conv2d(squeezed_channels, channels, 1)
+        self.activation = activation
+        self.gate = gate
+        self.fused = fused
+
+    def arguments(self) -> SqueezeExcite:
+        """The weights as the operators take them."""
+        assert self.reduce.bias is not None and self.expand.bias is not None
+        return SqueezeExcite(self.reduce.weight, self.reduce.bias, self.expand.weight, self.expand.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fused:
+            return ops.squeeze_excite(x, *self.arguments(), activation=self.activation, gate=self.gate)
+        return reference.squeeze_excite(x, self.arguments(), self.activation, self.gate)
+
+
+def batch_norm_act(
+    x: Tensor,
+    bn: nn.BatchNorm2d,
+    activation: str,
+    keep: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    fused: bool,
+) -> Tensor:
+    """act(bn(x)) · keep[n] (+ residual)."""
+    arguments = batch_norm_arguments(bn)
+    if not fused:
+        return reference.batch_norm_act(x, arguments, activation, keep, residual)
+    return ops.batch_norm_act(
+        x,
+        arguments.gamma,
+        arguments.beta,
+        arguments.mean,
+        arguments.var,
+        training=arguments.training,
+        momentum=arguments.momentum,
+        eps=arguments.eps,
+        activation=activation,
+        keep=keep,
+        residual=residual,
+    )
+
+
+def mbconv_core(
+    u: Tensor,
+    conv: nn.Conv2d,
+    bn2: nn.BatchNorm2d,
+    *,
+    bn1: nn.BatchNorm2d | None = None,
+    se: SqueezeExcite2d | None = None,
+    padding: int | Sequence[int],
+    activation: str,
+    fused: bool,
+) -> Tensor:
+    """se(act(bn2(conv(act(bn1(u)))))); ``padding`` replaces ``conv``'s own."""
+    stride = conv.stride[0]
+    bn1_arguments = None if bn1 is None else batch_norm_arguments(bn1)
+    bn2_arguments = batch_norm_arguments(bn2)
+    se_arguments = None if se is None else se.arguments()
+    gate = "sigmoid" if se is None else se.gate
+    if fused:
+        return ops.mbconv_core(
+            u,
+            conv.weight,
+            bn2_arguments,
+            bn1=bn1_arguments,
+            se=se_arguments,
+            stride=stride,
+            padding=padding,
+            activation=activation,
+            gate=gate,
+        )
+    pads: Padding = (padding,) * 4 if isinstance(padding, int) else tuple(padding)  # type: ignore[assignment]
+    return reference.mbconv_core(
+        u, conv.weight, bn2_arguments, bn1_arguments, se_arguments, stride, pads, activation, gate
+    )
+
+
+__all__ = ["BatchNormAct2d", "DepthwiseConvBNAct2d", "SqueezeExcite2d", "batch_norm_act", "mbconv_core"]
