@@ -10,6 +10,13 @@ namespace effnet_kernels::cpu {
 
 enum class Capability { baseline, avx2, avx512 };
 
+// What the library holds code for.
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+inline constexpr Capability kCompiled[] = {Capability::baseline, Capability::avx2, Capability::avx512};
+#else
+inline constexpr Capability kCompiled[] = {Capability::baseline};
+#endif
+
 inline constexpr const char* kCapabilityVariable = "EFFNET_KERNELS_CPU_CAPABILITY";
 
 inline const char* name(Capability capability) {
