@@ -77,7 +77,7 @@ def _cuda_problem(toolchain: Toolchain) -> str | None:
     if toolchain.nvcc_problem is not None or toolchain.nvcc_version is None:
         return toolchain.nvcc_problem or "the version of nvcc is unknown"
     if toolchain.nvcc_version.split(".")[0] != toolchain.torch_cuda.split(".")[0]:
-        return f"nvcc is of CUDA {toolchain.nvcc_version}, but torch {toolchain.torch_version} of {toolchain.torch_cuda}"
+        return f"nvcc is of CUDA {toolchain.nvcc_version}, torch {toolchain.torch_version} of {toolchain.torch_cuda}"
     return None
 
 
@@ -196,7 +196,7 @@ def extension_modules(reasons: Mapping[str, str | None], toolchain: Toolchain) -
         "define_macros": [("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)],
         "py_limited_api": True,
     }
-    cxx = ["-std=c++20", "-fvisibility=hidden", *optimised]
+    cxx = ["-std=c++20", "-g0", "-fvisibility=hidden", *optimised]
     modules = [CppExtension(f"{PACKAGE}._C", _sources("ops.cpp", "**/cpu.cpp"), extra_compile_args=cxx, **common)]
     architectures: list[str] = []
     if reasons["_C_cuda"] is None:
@@ -243,10 +243,13 @@ def _package_version() -> str:
 
 def report(reasons: Mapping[str, str | None]) -> str:
     """What is built and what is not, for the person who reads the build's output."""
-    lines = [f"  {name}: " + ("built" if reason is None else f"NOT built: {reason}") for name, reason in reasons.items()]
+    lines = ["effnet-kernels: libraries"]
+    lines += [f"  {name}: {'built' if reason is None else f'NOT built: {reason}'}" for name, reason in reasons.items()]
     if reasons["_C"] is not None:
-        lines.append("  Only the plain-PyTorch reference backend will work. Install a C++20 compiler and install again.")
-    return "\n".join(["effnet-kernels: libraries", *lines])
+        lines.append(
+            "  Only the plain-PyTorch reference backend will work: install a C++20 compiler and install again."
+        )
+    return "\n".join(lines)
 
 
 class BuildPy(build_py):

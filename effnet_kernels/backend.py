@@ -11,6 +11,8 @@ from types import MappingProxyType
 
 import torch
 
+from effnet_kernels.build import missing_reason
+
 ENVIRONMENT_VARIABLE = "EFFNET_KERNELS_BACKEND"
 CHOICES = ("auto", "cuda", "triton", "cpu", "reference")
 
@@ -21,7 +23,7 @@ def _load_library(name: str) -> str | None:
     """Load ``name`` from the package's folder; the reason it could not be, or None."""
     path = _PACKAGE / f"{name}.abi3.so"
     if not path.exists():
-        return f"{path.name} was not built (install with a C++ compiler: pip install .)"
+        return missing_reason(name)
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
