@@ -1,0 +1,286 @@
+"""The data sets that ``effnet train`` knows: a table of sources, and the loaders over them."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torchvision import datasets
+
+from effnet.augmentation import AUGMENTATIONS
+from effnet.errors import OptionError
+from effnet.images import read_image, to_rgb
+from effnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Triple
+
+SMALLEST_RESOLUTION = 32
+"""Five stages of stride 2 leave one pixel of it."""
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package ``dataset-fashion-mnist`` puts its files."""
+
+DIGITS_SPLIT_SEED = 0
+DIGITS_TEST_FRACTION = 0.2
+
+
+class Pictures(Protocol):
+    """A data set of (PIL image, class index) pairs with a length."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, int]: ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training and test pictures of one source, and what its classes are called."""
+
+    train: Pictures
+    test: Pictures
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One row of the table of sources.
+
+    Attributes:
+        load: from the data root, reading and, where needed, downloading.
+        resolution: the network's input by default.
+        mean: of its pixels from 0 to 1.
+        std: of its pixels from 0 to 1.
+        crop: the part of a test picture's shorter side that is kept.
+        augmentation: by default, a key of ``AUGMENTATIONS``.
+    """
+
+    load: Callable[[Path], Split]
+    resolution: int
+    mean: Triple
+    std: Triple
+    crop: float
+    augmentation: str
+
+
+class Digits:
+    """Rows of scikit-learn's ``load_digits`` as 8×8 grey pictures."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        self.images = np.round(images * (255 / 16)).astype(np.uint8)
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[index]), int(self.labels[index])
+
+
+def _load_digits(_root: Path) -> Split:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    train_images, test_images, train_labels, test_labels = train_test_split(
+        digits.images,
+        digits.target,
+        test_size=DIGITS_TEST_FRACTION,
+        random_state=DIGITS_SPLIT_SEED,
+        stratify=digits.target,
+    )
+    classes = tuple(str(name) for name in digits.target_names)
+    return Split(Digits(train_images, train_labels), Digits(test_images, test_labels), classes)
+
+
+def _load_fashion_mnist(root: Path) -> Split:
+    if DEBIAN_FASHION_MNIST.is_dir():
+        _unpack_fashion_mnist(DEBIAN_FASHION_MNIST, root / "FashionMNIST" / "raw")
+    train = datasets.FashionMNIST(root, train=True, download=True)
+    test = datasets.FashionMNIST(root, train=False, download=True)
+    return Split(train, test, tuple(train.classes))
+
+
+def _unpack_fashion_mnist(packed: Path, raw: Path) -> None:
+    """Unpack the IDX files to where torchvision looks for them; a file appears there complete or not at all."""
+    raw.mkdir(parents=True, exist_ok=True)
+    for archive in sorted(packed.glob("*-ubyte.gz")):
+        target = raw / archive.stem
+        if not target.exists():
+            with tempfile.TemporaryDirectory(dir=raw) as partial:
+                unpacked = datasets.utils.extract_archive(str(archive), partial)
+                os.replace(unpacked, target)
+
+
+def _load_cifar(data_set: Callable[..., Any], root: Path) -> Split:
+    train = data_set(root, train=True, download=True)
+    test = data_set(root, train=False, download=True)
+    return Split(train, test, tuple(train.classes))
+
+
+def _load_folder(root: Path) -> Split:
+    """``root/train/<class>/…`` and ``root/val/<class>/…`` or ``root/test/<class>/…``."""
+    if not root.is_dir():
+        raise OptionError("data_root", "a folder with train/ and val/ or test/", f"{root}, which is not a folder")
+    held_out = next((name for name in ("val", "test") if (root / name).is_dir()), None)
+    if not (root / "train").is_dir() or held_out is None:
+        found = ", ".join(sorted(entry.name for entry in root.iterdir())) or "nothing"
+        raise OptionError("data_root", "a folder with train/ and val/ or test/", f"{root} with {found}")
+    train, test = _image_folder(root / "train"), _image_folder(root / held_out)
+    if train.classes != test.classes:
+        missing = ", ".join(sorted(set(train.classes) ^ set(test.classes)))
+        raise OptionError("data_root", f"the same classes in train/ and {held_out}/", f"only in one: {missing}")
+    return Split(train, test, tuple(train.classes))
+
+
+def _image_folder(folder: Path) -> datasets.ImageFolder:
+    try:
+        return datasets.ImageFolder(str(folder), loader=cast(Any, read_image))
+    except FileNotFoundError as error:
+        raise OptionError("data_root", "a folder of images for each class", f"{folder}: {error}") from error
+
+
+SOURCES: Mapping[str, Source] = MappingProxyType(
+    {
+        "digits": Source(_load_digits, 32, (0.305,) * 3, (0.360,) * 3, 1.0, "affine"),
+        "fashion-mnist": Source(_load_fashion_mnist, 32, (0.286,) * 3, (0.344,) * 3, 1.0, "crop-flip"),
+        "cifar10": Source(
+            lambda root: _load_cifar(datasets.CIFAR10, root),
+            32,
+            (0.4914, 0.4822, 0.4465),
+            (0.2470, 0.2435, 0.2616),
+            1.0,
+            "crop-flip",
+        ),
+        "cifar100": Source(
+            lambda root: _load_cifar(datasets.CIFAR100, root),
+            32,
+            (0.5071, 0.4865, 0.4409),
+            (0.2673, 0.2564, 0.2762),
+            1.0,
+            "crop-flip",
+        ),
+        "folder": Source(_load_folder, 224, IMAGENET_MEAN, IMAGENET_STD, 0.875, "resized-crop"),
+    }
+)
+"""What ``--data`` may name."""
+
+
+def default_data_root() -> Path:
+    """Where downloads go unless ``--data-root`` says otherwise: the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "effnet"
+
+
+def source_named(name: str) -> Source:
+    """The row of the table.
+
+    Raises:
+        OptionError: there is no such source.
+    """
+    if name not in SOURCES:
+        raise OptionError("data", f"one of {', '.join(SOURCES)}", repr(name))
+    return SOURCES[name]
+
+
+def load_split(name: str, root: Path | None) -> Split:
+    """Read the source ``name``, downloading into ``root`` (by default the user's cache) what is not there.
+
+    Raises:
+        OptionError: there is no such source, or ``root`` is not what it needs.
+    """
+    source = source_named(name)
+    if name == "folder" and root is None:
+        raise OptionError("data_root", "a folder with train/ and val/ or test/", "nothing")
+    return source.load(default_data_root() if root is None else root.expanduser())
+
+
+class TrainingSet(Dataset[tuple[Tensor, int]]):
+    """Augmented, normalised pictures, drawn by (epoch, index).
+
+    Every draw depends on (seed, epoch, index) alone: not on the number of workers, on what was drawn before, or on
+    whether training was resumed. The default generator is left as it was.
+    """
+
+    def __init__(self, pictures: Pictures, preprocessing: Preprocessing, augmentation: str, seed: int) -> None:
+        self.pictures = pictures
+        self.preprocessing = preprocessing
+        self.augment = AUGMENTATIONS[augmentation](preprocessing)
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, draw: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = draw
+        image, label = self.pictures[index]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(mixed_seed(self.seed, epoch, index))
+            augmented = self.augment(to_rgb(image))
+        return self.preprocessing.normalise(augmented), label
+
+
+class TestSet(Dataset[tuple[Tensor, int]]):
+    """Preprocessed pictures, by index."""
+
+    __test__ = False  # the name is not pytest's to collect
+
+    def __init__(self, pictures: Pictures, preprocessing: Preprocessing) -> None:
+        self.pictures = pictures
+        self.preprocessing = preprocessing
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.pictures[index]
+        return self.preprocessing(to_rgb(image)), label
+
+
+class DrawSampler(DistributedSampler[Any]):
+    """The shuffled order of one epoch as (epoch, index); a function of the seed and the epoch."""
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+        return ((self.epoch, index) for index in super().__iter__())
+
+
+def mixed_seed(*parts: int) -> int:
+    """One 64-bit seed from several numbers, unrelated to that of their neighbours."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
+
+
+def training_loader(
+    data: TrainingSet, batch_size: int, num_workers: int, *, rank: int = 0, world_size: int = 1
+) -> DataLoader[tuple[Tensor, int]]:
+    """Whole batches in a fresh order every epoch."""
+    return DataLoader(
+        data,
+        batch_size,
+        sampler=DrawSampler(data, world_size, rank, shuffle=True, seed=data.seed, drop_last=True),
+        drop_last=True,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        # A generator of its own, so that making an iterator draws nothing from the one that drop-connect uses.
+        generator=torch.Generator(),
+    )
+
+
+def test_loader(data: TestSet, batch_size: int, num_workers: int) -> DataLoader[tuple[Tensor, int]]:
+    """Every test picture once, in order."""
+    return DataLoader(
+        data,
+        batch_size,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),
+    )
+
+
+test_loader.__test__ = False  # type: ignore[attr-defined]

@@ -1,0 +1,326 @@
+"""Training on Lightning: the module, what is written after every epoch, and ``train`` that ties them together."""
+
+import csv
+import os
+import signal
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar, WeightAveraging
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchmetrics.classification import MulticlassAccuracy
+
+import effnet
+from effnet.data import Split, TestSet, TrainingSet, load_split, mixed_seed, test_loader, training_loader
+from effnet.errors import OptionError
+from effnet.options import CHECKPOINT_NAME, TrainingOptions
+from effnet.preprocessing import Preprocessing
+from effnet.recipe import build_optimizer, build_schedule
+from effnet.result import Labels, save_result
+
+WEIGHTS_NAME = "model.safetensors"
+HISTORY_NAME = "history.csv"
+
+# What a checkpoint must share with the run that continues it.
+FIXED_OPTIONS = ("data", "model", "optimizer", "resolution", "batch_size")
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch came to. Training figures are of the weights in training, test figures of their average."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    test_loss: float
+    test_accuracy: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"epoch {self.epoch:3d}  loss {self.loss:.4f}  accuracy {self.accuracy:7.2%}  "
+            f"test loss {self.test_loss:.4f}  test accuracy {self.test_accuracy:7.2%}  {self.seconds:.1f} s"
+        )
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run leaves behind.
+
+    Attributes:
+        test_loss: of the averaged weights after the last epoch; no epoch is chosen by it.
+        test_accuracy: likewise.
+        history: every epoch, those before a resume included.
+        checkpoint: to resume from.
+        weights: the averaged weights alone, with class names and preprocessing, for ``effnet predict``.
+        steps: a CSV of the loss at every step.
+    """
+
+    test_loss: float
+    test_accuracy: float
+    history: tuple[EpochResult, ...]
+    checkpoint: Path
+    weights: Path
+    steps: Path
+
+
+class Pictures(LightningDataModule):
+    """One split's loaders, in the order and with the draws that the seed gives."""
+
+    def __init__(self, split: Split, preprocessing: Preprocessing, options: TrainingOptions) -> None:
+        super().__init__()
+        self.training = TrainingSet(split.train, preprocessing, options.chosen_augmentation, options.seed)
+        self.test = TestSet(split.test, preprocessing)
+        self.options = options
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+        trainer = self.trainer
+        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        options = self.options
+        return training_loader(
+            self.training, options.batch_size, options.num_workers, rank=rank, world_size=world_size
+        )
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+        return test_loader(self.test, 4 * self.options.batch_size, self.options.num_workers)
+
+
+class Classifier(LightningModule):
+    """A network, its loss and its optimiser."""
+
+    def __init__(self, model: torch.nn.Module, num_classes: int, options: TrainingOptions) -> None:
+        super().__init__()
+        self.save_hyperparameters(_plain(options))
+        self.model = model
+        self.options = options
+        self.accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+    def on_train_epoch_start(self) -> None:
+        """Start drop-connect's and dropout's draws from the epoch's own seed, so that a resumed epoch draws the same."""
+        torch.manual_seed(mixed_seed(self.options.seed, self.current_epoch, self.global_rank))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.options.label_smoothing)
+        self.accuracy(logits, labels)
+        self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(labels), sync_dist=True)
+        self.log("accuracy", self.accuracy, on_step=False, on_epoch=True, batch_size=len(labels))
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        logits = self(images)
+        self.test_accuracy(logits, labels)
+        self.log("test_loss", F.cross_entropy(logits, labels), batch_size=len(labels), sync_dist=True)
+        self.log("test_accuracy", self.test_accuracy, batch_size=len(labels))
+
+    def configure_optimizers(self) -> Any:
+        options, trainer = self.options, self.trainer
+        lr = options.learning_rate(trainer.world_size)
+        optimizer = build_optimizer(options.optimizer, self.model, lr, options.chosen_weight_decay)
+        schedule = build_schedule(
+            options.chosen_schedule,
+            optimizer,
+            steps_per_epoch=max(int(trainer.estimated_stepping_batches) // options.epochs, 1),
+            epochs=options.epochs,
+            warmup_epochs=options.chosen_warmup_epochs,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Average(WeightAveraging):
+    """The exponential moving average of parameters and BatchNorm statistics: tested, saved, and the result.
+
+    The decay grows as (1 + n) / (10 + n) with the number of updates n up to its limit, or a short run would end on an
+    average that still holds the random start.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def average(averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+            if not averaged.is_floating_point():
+                return current
+            n = int(updates)
+            return torch.lerp(averaged, current, 1.0 - min(decay, (1 + n) / (10 + n)))
+
+        super().__init__(avg_fn=average)
+
+
+class History(Callback):
+    """Prints each epoch's line, keeps it in the checkpoint, and writes all of them as CSV."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.epochs: list[EpochResult] = []
+        self._started = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        result = EpochResult(
+            trainer.current_epoch + 1,
+            measured["loss_epoch"],
+            measured["accuracy"],
+            measured["test_loss"],
+            measured["test_accuracy"],
+            time.perf_counter() - self._started,
+        )
+        self.epochs.append(result)
+        if trainer.is_global_zero:
+            pl_module.print(result)
+            self._write()
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(field.name for field in fields(EpochResult))
+            writer.writerows(asdict(result).values() for result in self.epochs)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": [asdict(result) for result in self.epochs]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epochs = [EpochResult(**values) for values in state_dict["epochs"]]
+
+
+def train(options: TrainingOptions) -> TrainingResult:
+    """Run ``options`` to the end, and write checkpoint, weights and measurements to ``options.folder``.
+
+    Raises:
+        OptionError: an option does not fit the data or the checkpoint.
+        KeyboardInterrupt: stopped by Ctrl-C; the checkpoint of the last whole epoch is there to resume from.
+    """
+    checkpoint = None if options.checkpoint is None else _checked_checkpoint(options.checkpoint, options)
+    history = History(options.folder / HISTORY_NAME)
+    trainer = _trainer(options, history)
+    split = load_split(options.data, options.data_root)
+    _check_sizes(split, options)
+    seed_everything(options.seed, workers=True, verbose=False)
+    module = Classifier(build_model(options, len(split.classes)), len(split.classes), options)
+    source = options.source
+    preprocessing = Preprocessing(options.chosen_resolution, source.crop, source.mean, source.std)
+    pictures = Pictures(split, preprocessing, options)
+    _fit(trainer, module, pictures, checkpoint)
+    (measured,) = trainer.validate(module, pictures, verbose=False)
+    weights = options.folder / WEIGHTS_NAME
+    if trainer.is_global_zero:
+        save_result(weights, module.model, Labels(options.model, split.classes, preprocessing))
+    logger = trainer.logger
+    assert isinstance(logger, CSVLogger)
+    return TrainingResult(
+        measured["test_loss"],
+        measured["test_accuracy"],
+        tuple(history.epochs),
+        options.folder / CHECKPOINT_NAME,
+        weights,
+        Path(logger.log_dir) / "metrics.csv",
+    )
+
+
+def build_model(options: TrainingOptions, num_classes: int) -> torch.nn.Module:
+    """The network of ``options`` with fresh weights."""
+    defaults = options.defaults
+    return effnet.create_model(
+        options.model,
+        num_classes=num_classes,
+        fused=options.fused,
+        bn_eps=defaults.bn_eps,
+        bn_momentum=defaults.bn_momentum,
+        dropout=options.dropout,
+        drop_connect=options.drop_connect,
+    )
+
+
+def _trainer(options: TrainingOptions, history: History) -> Trainer:
+    try:
+        return Trainer(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            strategy=options.strategy,
+            precision=options.precision,  # type: ignore[arg-type]
+            max_epochs=options.epochs,
+            limit_train_batches=options.limit_batches,
+            limit_val_batches=options.limit_batches,
+            gradient_clip_val=options.gradient_clip or None,
+            callbacks=_callbacks(options, history),
+            logger=CSVLogger(options.folder, name="steps"),
+            log_every_n_steps=1,
+            num_sanity_val_steps=0,
+            enable_progress_bar=options.progress,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        # Which of them cannot go together only Lightning knows.
+        expected = "accelerator, devices, strategy and precision that Lightning takes together"
+        raise OptionError("accelerator", expected, f"{options.accelerator!r}: {error}") from error
+
+
+def _callbacks(options: TrainingOptions, history: History) -> list[Callback]:
+    callbacks: list[Callback] = [LearningRateMonitor("step")]
+    if options.chosen_ema_decay > 0:
+        callbacks.append(Average(options.chosen_ema_decay))
+    callbacks.append(history)
+    # No `monitor`: the newest epoch is kept, never the one that did best on the test pictures.
+    callbacks.append(
+        ModelCheckpoint(options.folder, Path(CHECKPOINT_NAME).stem, enable_version_counter=False, save_top_k=1)
+    )
+    if options.progress:
+        callbacks.append(RichProgressBar(leave=False))
+    return callbacks
+
+
+def _fit(trainer: Trainer, module: Classifier, pictures: Pictures, checkpoint: Path | None) -> None:
+    """Run the loop; Lightning answers Ctrl-C by leaving the process, which here becomes KeyboardInterrupt again."""
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, pictures, ckpt_path=checkpoint)
+    except SystemExit as error:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, on_interrupt)
+
+
+def _check_sizes(split: Split, options: TrainingOptions) -> None:
+    if len(split.train) < options.batch_size:
+        raise OptionError("batch_size", f"at most the {len(split.train)} training pictures", options.batch_size)
+    if len(split.test) == 0:
+        raise OptionError("data_root", "test pictures", "none")
+
+
+def _checked_checkpoint(path: Path, options: TrainingOptions) -> Path:
+    """``path``, if it holds an unfinished run of the same network on the same data."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        before, epochs_done = saved["hyper_parameters"], saved["epoch"] + 1
+    except (RuntimeError, KeyError, EOFError, OSError, TypeError, ValueError) as error:
+        raise OptionError("resume", "a checkpoint of `effnet train`", f"{path}: {error}") from error
+    now = _plain(options)
+    for name in FIXED_OPTIONS:
+        if before[name] != now[name]:
+            raise OptionError(name, f"{before[name]!r} as in {path}", repr(now[name]))
+    if epochs_done >= options.epochs:
+        raise OptionError("epochs", f"more than the {epochs_done} that {path} has behind it", options.epochs)
+    return path
+
+
+def _plain(options: TrainingOptions) -> dict[str, Any]:
+    """The options as values that a checkpoint may hold without naming a class."""
+    plain = {name: os.fspath(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+    return plain | {"resolution": options.chosen_resolution}
