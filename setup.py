@@ -25,6 +25,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "effnet_kernels"
 LIBRARIES = ("_C", "_C_cuda", "_plan")
+PLAN = "csrc/plan.cpp"
 REPORT = "_build.json"
 
 # The oldest torch whose stable ABI the libraries use: 2.10.
@@ -173,8 +174,8 @@ def _nvcc_architectures(cuda_home: Path) -> list[int]:
     return [int(number) for number in re.findall(r"sm_(\d+)\b", _run(cuda_home / "bin/nvcc", "--list-gpu-code"))]
 
 
-def _sources(*patterns: str) -> list[str]:
-    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(f"csrc/{pattern}"))
+def _sources(suffix: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(f"csrc/**/*{suffix}") if path != ROOT / PLAN)
 
 
 def _macro(name: str, text: str) -> tuple[str, str]:
@@ -197,7 +198,7 @@ def extension_modules(reasons: Mapping[str, str | None], toolchain: Toolchain) -
         "py_limited_api": True,
     }
     cxx = ["-std=c++20", "-g0", "-fvisibility=hidden", *optimised]
-    modules = [CppExtension(f"{PACKAGE}._C", _sources("ops.cpp", "**/cpu.cpp"), extra_compile_args=cxx, **common)]
+    modules = [CppExtension(f"{PACKAGE}._C", _sources(".cpp"), extra_compile_args=cxx, **common)]
     architectures: list[str] = []
     if reasons["_C_cuda"] is None:
         assert toolchain.cuda_home is not None
@@ -206,7 +207,7 @@ def extension_modules(reasons: Mapping[str, str | None], toolchain: Toolchain) -
         modules.append(
             CUDAExtension(
                 f"{PACKAGE}._C_cuda",
-                _sources("cuda_library.cu", "**/cuda.cu"),
+                _sources(".cu"),
                 extra_compile_args={"cxx": cxx, "nvcc": nvcc},
                 **{**common, "include_dirs": [str(ROOT / "csrc")]},
             )
@@ -225,7 +226,7 @@ def extension_modules(reasons: Mapping[str, str | None], toolchain: Toolchain) -
         modules.append(
             Extension(
                 f"{PACKAGE}._plan",
-                _sources("plan.cpp"),
+                [PLAN],
                 include_dirs=[str(ROOT / "csrc"), pybind11.get_include()],
                 define_macros=[_macro(name, text) for name, text in facts.items()],
                 extra_compile_args=cxx,
@@ -258,6 +259,7 @@ class BuildPy(build_py):
     reasons: Mapping[str, str | None] = {}
 
     def run(self) -> None:
+        print(report(self.reasons), file=sys.stderr, flush=True)
         super().run()
         folder = ROOT / PACKAGE if self.editable_mode else Path(self.build_lib, PACKAGE)
         (folder / REPORT).write_text(json.dumps(dict(self.reasons), indent=2) + "\n")
@@ -276,7 +278,6 @@ def main() -> None:
         from torch.utils.cpp_extension import BuildExtension
 
         commands["build_ext"] = BuildExtension
-    print(report(reasons), file=sys.stderr, flush=True)
     setup(ext_modules=modules, cmdclass=commands)
 
 
