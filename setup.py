@@ -244,7 +244,7 @@ def _package_version() -> str:
 
 def report(reasons: Mapping[str, str | None]) -> str:
     """What is built and what is not, for the person who reads the build's output."""
-    lines = ["effnet-kernels: libraries"]
+    lines = ["effnet-kernels: libraries of this build"]
     lines += [f"  {name}: {'built' if reason is None else f'NOT built: {reason}'}" for name, reason in reasons.items()]
     if reasons["_C"] is not None:
         lines.append(
