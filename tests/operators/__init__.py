@@ -1,0 +1,1 @@
+"""Tests of the operators against their definitions in float64."""

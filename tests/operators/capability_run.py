@@ -1,0 +1,35 @@
+"""A short parity run in a process of its own, for the CPU capability that the environment names.
+
+Prints the capability that the kernels ran with. Run by ``test_capabilities.py``; the folder ``tests`` is on the path.
+"""
+
+import torch
+
+from effnet_kernels import _plan
+from operators.axes import ACTIVATIONS, DTYPES, LAYOUTS
+from operators.cases import CASES, mbconv_core_case
+from operators.parity import check_parity
+
+SHAPES = ((2, 19, 9, 13), (1, 144, 7, 7), (3, 3, 4, 40))
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    torch.use_deterministic_algorithms(True)
+    for make in CASES.values():
+        for layout in LAYOUTS:
+            for dtype in DTYPES:
+                for shape in SHAPES:
+                    check_parity(make(shape, layout=layout, dtype=dtype))
+    for layout in LAYOUTS:
+        for activation in ACTIVATIONS:
+            check_parity(mbconv_core_case(activation=activation, gate="hardsigmoid", layout=layout))
+        for kernel, stride in ((3, 2), (5, 1), (5, 2), (7, 1), (7, 2)):
+            case = mbconv_core_case((2, 17, 10, 13), kernel=kernel, stride=stride, padding=(0, 1, 2, 1), layout=layout)
+            check_parity(case)
+            check_parity(case, gradient=False)
+    print(_plan.cpu_capability())
+
+
+if __name__ == "__main__":
+    main()

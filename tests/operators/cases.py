@@ -1,0 +1,268 @@
+"""Cases: one call of an operator each, as its tensors by name, the call, and its definition in plain PyTorch."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+import effnet_kernels as ek
+from effnet_kernels.arguments import Padding, symmetric_padding
+from effnet_kernels.reference.depthwise_conv_bn_act import depthwise_conv
+
+Tensors = Mapping[str, Tensor]
+Shape = tuple[int, int, int, int]
+
+DIFFERENTIABLE = ("x", "residual", "w", "gamma", "beta", "gamma1", "beta1", "gamma2", "beta2", "w1", "b1", "w2", "b2")
+RUNNING_STATISTICS = ("mean", "var", "mean1", "var1", "mean2", "var2")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of an operator. The activations are ``x`` in every operator."""
+
+    name: str
+    tensors: Tensors
+    call: Callable[[Tensors], Tensor]
+    define: Callable[[Tensors, torch.dtype], Tensor]
+    """The definition; the second argument is the dtype that the depthwise output y is stored in."""
+
+    def with_tensors(self, **tensors: Tensor) -> "Case":
+        """This case with some tensors replaced."""
+        return replace(self, tensors={**self.tensors, **tensors})
+
+
+def laid_out(x: Tensor, layout: str) -> Tensor:
+    """``x`` dense in ``nchw`` or ``channels_last``."""
+    return x.contiguous(memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format)
+
+
+class Values:
+    """Reproducible random tensors, drawn in float64 so that every dtype sees the same numbers up to rounding."""
+
+    def __init__(self, seed: int, parameters: torch.dtype) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.parameters = parameters
+
+    def normal(self, *shape: int, scale: float = 1.0, offset: float = 0.0) -> Tensor:
+        values = torch.randn(*shape, generator=self.generator, dtype=torch.float64) * scale + offset
+        return values.to(self.parameters)
+
+    def uniform(self, *shape: int, low: float = 0.5, high: float = 1.5) -> Tensor:
+        values = torch.rand(*shape, generator=self.generator, dtype=torch.float64) * (high - low) + low
+        return values.to(self.parameters)
+
+    def activations(self, shape: Shape, dtype: torch.dtype, layout: str) -> Tensor:
+        """Unit variance around a mean of its own for every channel."""
+        means = torch.randn(1, shape[1], 1, 1, generator=self.generator, dtype=torch.float64) * 0.5
+        values = torch.randn(*shape, generator=self.generator, dtype=torch.float64) + means
+        return laid_out(values.to(dtype), layout)
+
+    def batch_norm(self, channels: int, suffix: str = "") -> dict[str, Tensor]:
+        return {
+            f"gamma{suffix}": self.uniform(channels),
+            f"beta{suffix}": self.normal(channels, scale=0.5),
+            f"mean{suffix}": self.normal(channels, scale=0.3),
+            f"var{suffix}": self.uniform(channels),
+        }
+
+    def squeeze_excite(self, channels: int, squeezed: int, trailing: tuple[int, ...]) -> dict[str, Tensor]:
+        return {
+            "w1": self.normal(squeezed, channels, *trailing, scale=channels**-0.5),
+            "b1": self.normal(squeezed, scale=0.5),
+            "w2": self.normal(channels, squeezed, *trailing, scale=squeezed**-0.5),
+            "b2": self.normal(channels, scale=0.5),
+        }
+
+
+def parameter_dtype(dtype: torch.dtype, parameters: str) -> torch.dtype:
+    """float32 parameters as mixed precision has them, or all in the activations' dtype (always so for float64)."""
+    return torch.float32 if parameters == "float32" and dtype != torch.float64 else dtype
+
+
+def stored(y: Tensor, dtype: torch.dtype) -> Tensor:
+    """``y`` as it is after a round trip through memory in ``dtype``; the gradient passes unchanged."""
+    return y + (y.to(dtype).to(y.dtype) - y).detach()
+
+
+def batch_norm_of(t: Tensors, suffix: str, training: bool, momentum: float, eps: float) -> ek.BatchNorm:
+    gamma, beta, mean, var = (t.get(name + suffix) for name in ("gamma", "beta", "mean", "var"))
+    return ek.BatchNorm(gamma, beta, mean, var, training, momentum, eps)
+
+
+def batch_norm_act_case(
+    shape: Shape = (2, 8, 5, 7),
+    *,
+    dtype: torch.dtype = torch.float32,
+    layout: str = "nchw",
+    parameters: str = "float32",
+    training: bool = True,
+    activation: str = "silu",
+    keep: bool = False,
+    residual: bool = False,
+    affine: bool = True,
+    statistics: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    seed: int = 0,
+) -> Case:
+    values = Values(seed, parameter_dtype(dtype, parameters))
+    tensors = {"x": values.activations(shape, dtype, layout)}
+    for name, tensor in values.batch_norm(shape[1]).items():
+        if affine if name in ("gamma", "beta") else statistics:
+            tensors[name] = tensor
+    if residual:
+        tensors["residual"] = values.activations(shape, dtype, layout)
+    if keep:
+        # Drop-connect: the first sample of every three is dropped, the others are divided by their survival.
+        survival = [0.0 if n % 3 == 0 and shape[0] > 1 else 1.25 for n in range(shape[0])]
+        tensors["keep"] = torch.tensor(survival, dtype=parameter_dtype(dtype, parameters))
+
+    def call(t: Tensors) -> Tensor:
+        gamma, beta, mean, var = (t.get(name) for name in ("gamma", "beta", "mean", "var"))
+        options = {"training": training, "momentum": momentum, "eps": eps, "activation": activation}
+        return ek.batch_norm_act(
+            t["x"], gamma, beta, mean, var, keep=t.get("keep"), residual=t.get("residual"), **options
+        )
+
+    def define(t: Tensors, y_dtype: torch.dtype) -> Tensor:
+        bn = batch_norm_of(t, "", training, momentum, eps)
+        return ek.reference.batch_norm_act(t["x"], bn, activation, t.get("keep"), t.get("residual"))
+
+    return Case("batch_norm_act", tensors, call, define)
+
+
+def depthwise_conv_bn_act_case(
+    shape: Shape = (2, 8, 9, 7),
+    *,
+    kernel: int = 3,
+    stride: int = 1,
+    padding: Padding | None = None,
+    dtype: torch.dtype = torch.float32,
+    layout: str = "nchw",
+    parameters: str = "float32",
+    training: bool = True,
+    activation: str = "silu",
+    affine: bool = True,
+    statistics: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    seed: int = 0,
+) -> Case:
+    pads = symmetric_padding(kernel) if padding is None else padding
+    values = Values(seed, parameter_dtype(dtype, parameters))
+    tensors = {"x": values.activations(shape, dtype, layout)}
+    tensors["w"] = values.normal(shape[1], 1, kernel, kernel, scale=1 / kernel)
+    for name, tensor in values.batch_norm(shape[1]).items():
+        if affine if name in ("gamma", "beta") else statistics:
+            tensors[name] = tensor
+
+    def call(t: Tensors) -> Tensor:
+        gamma, beta, mean, var = (t.get(name) for name in ("gamma", "beta", "mean", "var"))
+        options = {"training": training, "momentum": momentum, "eps": eps, "activation": activation}
+        return ek.depthwise_conv_bn_act(t["x"], t["w"], gamma, beta, mean, var, stride=stride, padding=pads, **options)
+
+    def define(t: Tensors, y_dtype: torch.dtype) -> Tensor:
+        y = stored(depthwise_conv(t["x"], t["w"], stride, pads), y_dtype)
+        return ek.reference.batch_norm_act(y, batch_norm_of(t, "", training, momentum, eps), activation)
+
+    return Case("depthwise_conv_bn_act", tensors, call, define)
+
+
+def squeeze_excite_case(
+    shape: Shape = (2, 8, 5, 7),
+    *,
+    squeezed: int = 3,
+    dtype: torch.dtype = torch.float32,
+    layout: str = "nchw",
+    parameters: str = "float32",
+    weights: str = "matrix",
+    activation: str = "silu",
+    gate: str = "sigmoid",
+    seed: int = 0,
+) -> Case:
+    values = Values(seed, parameter_dtype(dtype, parameters))
+    tensors = {"x": values.activations(shape, dtype, layout)}
+    tensors |= values.squeeze_excite(shape[1], squeezed, (1, 1) if weights == "convolution" else ())
+
+    def call(t: Tensors) -> Tensor:
+        return ek.squeeze_excite(t["x"], t["w1"], t["b1"], t["w2"], t["b2"], activation=activation, gate=gate)
+
+    def define(t: Tensors, y_dtype: torch.dtype) -> Tensor:
+        se = ek.SqueezeExcite(t["w1"], t["b1"], t["w2"], t["b2"])
+        return ek.reference.squeeze_excite(t["x"], se, activation, gate)
+
+    return Case("squeeze_excite", tensors, call, define)
+
+
+def mbconv_core_case(
+    shape: Shape = (2, 8, 9, 7),
+    *,
+    kernel: int = 3,
+    stride: int = 1,
+    padding: Padding | None = None,
+    dtype: torch.dtype = torch.float32,
+    layout: str = "nchw",
+    parameters: str = "float32",
+    bn1: str | None = "training",
+    bn2: str = "training",
+    se: str | None = "matrix",
+    squeezed: int = 3,
+    activation: str = "silu",
+    gate: str = "sigmoid",
+    affine: bool = True,
+    statistics: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    seed: int = 0,
+) -> Case:
+    """``bn1`` and ``bn2`` are ``training`` or ``frozen`` (None: there is none), ``se`` the form of its weights."""
+    pads = symmetric_padding(kernel) if padding is None else padding
+    values = Values(seed, parameter_dtype(dtype, parameters))
+    tensors = {"x": values.activations(shape, dtype, layout)}
+    tensors["w"] = values.normal(shape[1], 1, kernel, kernel, scale=1 / kernel)
+    for suffix in ("2",) if bn1 is None else ("1", "2"):
+        for name, tensor in values.batch_norm(shape[1], suffix).items():
+            if affine if name.startswith(("gamma", "beta")) else statistics:
+                tensors[name] = tensor
+    if se is not None:
+        tensors |= values.squeeze_excite(shape[1], squeezed, (1, 1) if se == "convolution" else ())
+
+    def arguments(t: Tensors) -> tuple[ek.BatchNorm | None, ek.BatchNorm, ek.SqueezeExcite | None]:
+        return (
+            None if bn1 is None else batch_norm_of(t, "1", bn1 == "training", momentum, eps),
+            batch_norm_of(t, "2", bn2 == "training", momentum, eps),
+            None if se is None else ek.SqueezeExcite(t["w1"], t["b1"], t["w2"], t["b2"]),
+        )
+
+    def call(t: Tensors) -> Tensor:
+        first, second, excite = arguments(t)
+        return ek.mbconv_core(
+            t["x"],
+            t["w"],
+            second,
+            bn1=first,
+            se=excite,
+            stride=stride,
+            padding=pads,
+            activation=activation,
+            gate=gate,
+        )
+
+    def define(t: Tensors, y_dtype: torch.dtype) -> Tensor:
+        first, second, excite = arguments(t)
+        a = t["x"] if first is None else ek.reference.batch_norm_act(t["x"], first, activation)
+        y = stored(depthwise_conv(a, t["w"], stride, pads), y_dtype)
+        z = ek.reference.batch_norm_act(y, second, activation)
+        return z if excite is None else ek.reference.squeeze_excite(z, excite, activation, gate)
+
+    return Case("mbconv_core", tensors, call, define)
+
+
+CASES: Mapping[str, Callable[..., Case]] = {
+    "batch_norm_act": batch_norm_act_case,
+    "depthwise_conv_bn_act": depthwise_conv_bn_act_case,
+    "squeeze_excite": squeeze_excite_case,
+    "mbconv_core": mbconv_core_case,
+}
+"""A case of every operator, built from keyword arguments that all have defaults."""

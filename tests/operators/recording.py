@@ -1,0 +1,31 @@
+"""The compiled operators that a call goes through, forward and backward, with their arguments."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+NAMESPACE = "effnet_kernels"
+
+
+class Recorder(TorchDispatchMode):
+    """Collects every call into the namespace, by the operator's name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if isinstance(func, torch._ops.OpOverload) and func.namespace == NAMESPACE:
+            assert not kwargs
+            self.calls.append((func._opname, args))
+        return func(*args, **(kwargs or {}))
+
+
+def operators_of_the_namespace() -> set[str]:
+    """The name of every operator that the library defines."""
+    names = torch._C._dispatch_get_all_op_names()
+    return {name.partition("::")[2] for name in names if name.startswith(f"{NAMESPACE}::")}
