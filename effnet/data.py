@@ -147,8 +147,8 @@ def _image_folder(folder: Path) -> datasets.ImageFolder:
 
 SOURCES: Mapping[str, Source] = MappingProxyType(
     {
-        "digits": Source(_load_digits, 32, (0.305,) * 3, (0.360,) * 3, 1.0, "affine"),
-        "fashion-mnist": Source(_load_fashion_mnist, 32, (0.286,) * 3, (0.344,) * 3, 1.0, "crop-flip"),
+        "digits": Source(_load_digits, 32, (0.309,) * 3, (0.349,) * 3, 1.0, "affine"),
+        "fashion-mnist": Source(_load_fashion_mnist, 32, (0.284,) * 3, (0.344,) * 3, 1.0, "crop-flip"),
         "cifar10": Source(
             lambda root: _load_cifar(datasets.CIFAR10, root),
             32,

@@ -54,7 +54,8 @@ def build_optimizer(name: str, model: nn.Module, lr: float, weight_decay: float)
     """AdamW, or RMSProp as TensorFlow defines it: decay 0.9, momentum 0.9, ε = 1e-3 inside the square root."""
     groups = parameter_groups(model, weight_decay)
     if name == "adamw":
-        return AdamW(groups, lr=lr)
+        # β2 of 0.999 remembers a thousand steps, which is most of a short run, its noisy start included.
+        return AdamW(groups, lr=lr, betas=(0.9, 0.99))
     from timm.optim import RMSpropTF
 
     return RMSpropTF(groups, lr=lr, alpha=0.9, momentum=0.9, eps=1e-3)

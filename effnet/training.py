@@ -1,9 +1,13 @@
 """Training on Lightning: the module, what is written after every epoch, and ``train`` that ties them together."""
 
 import csv
+import logging
 import os
 import signal
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -116,7 +120,8 @@ class Classifier(LightningModule):
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.options.label_smoothing)
         self.accuracy(logits, labels)
-        self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(labels), sync_dist=True)
+        self.log("loss", loss, prog_bar=True, batch_size=len(labels))
+        self.log("epoch_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         self.log("accuracy", self.accuracy, on_step=False, on_epoch=True, batch_size=len(labels))
         return loss
 
@@ -158,6 +163,15 @@ class Average(WeightAveraging):
         super().__init__(avg_fn=average)
 
 
+class ProgressBar(RichProgressBar):
+    """Lightning's, without the number of the log's folder."""
+
+    def get_metrics(self, *arguments: Any, **keywords: Any) -> Any:
+        shown = super().get_metrics(*arguments, **keywords)
+        shown.pop("v_num", None)
+        return shown
+
+
 class History(Callback):
     """Prints each epoch's line, keeps it in the checkpoint, and writes all of them as CSV."""
 
@@ -173,7 +187,7 @@ class History(Callback):
         measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
         result = EpochResult(
             trainer.current_epoch + 1,
-            measured["loss_epoch"],
+            measured["epoch_loss"],
             measured["accuracy"],
             measured["test_loss"],
             measured["test_accuracy"],
@@ -198,6 +212,7 @@ class History(Callback):
         self.epochs = [EpochResult(**values) for values in state_dict["epochs"]]
 
 
+@_quiet_lightning()
 def train(options: TrainingOptions) -> TrainingResult:
     """Run ``options`` to the end, and write checkpoint, weights and measurements to ``options.folder``.
 
@@ -233,9 +248,13 @@ def train(options: TrainingOptions) -> TrainingResult:
 
 
 def build_model(options: TrainingOptions, num_classes: int) -> torch.nn.Module:
-    """The network of ``options`` with fresh weights."""
+    """The network of ``options`` with fresh weights, those of the classifier 0.
+
+    The classifier's usual start, uniform within 1 / √num_classes, is meant for a thousand classes: at ten its logits
+    are so large that the loss begins near 6 instead of ln 10, and the first epochs go into undoing that.
+    """
     defaults = options.defaults
-    return effnet.create_model(
+    model = effnet.create_model(
         options.model,
         num_classes=num_classes,
         fused=options.fused,
@@ -244,6 +263,28 @@ def build_model(options: TrainingOptions, num_classes: int) -> torch.nn.Module:
         dropout=options.dropout,
         drop_connect=options.drop_connect,
     )
+    assert isinstance(model, effnet.EfficientNet)
+    torch.nn.init.zeros_(model.classifier.weight)
+    return model
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Leave out what Lightning tells about itself; its warnings about the run stay."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in (
+                r".*isinstance\(treespec, LeafSpec\).* is deprecated",
+                r"Checkpoint directory .* exists and is not empty",
+                r"The '.*_dataloader' does not have many workers",
+            ):
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _trainer(options: TrainingOptions, history: History) -> Trainer:
@@ -280,7 +321,7 @@ def _callbacks(options: TrainingOptions, history: History) -> list[Callback]:
         ModelCheckpoint(options.folder, Path(CHECKPOINT_NAME).stem, enable_version_counter=False, save_top_k=1)
     )
     if options.progress:
-        callbacks.append(RichProgressBar(leave=False))
+        callbacks.append(ProgressBar())
     return callbacks
 
 
