@@ -1,0 +1,43 @@
+// Zero-filled scratch memory, aligned for the widest vector.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <utility>
+
+namespace effnet_kernels::cpu {
+
+template <class A>
+class Buffer {
+ public:
+  explicit Buffer(int64_t size) : size_(size) {
+    constexpr int64_t kAlignment = 64;
+    const int64_t bytes = (size * int64_t(sizeof(A)) + kAlignment) / kAlignment * kAlignment;
+    data_ = static_cast<A*>(std::aligned_alloc(kAlignment, bytes));
+    if (data_ == nullptr) throw std::bad_alloc();
+    std::memset(data_, 0, bytes);
+  }
+  Buffer(Buffer&& other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr; }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  ~Buffer() { std::free(data_); }
+
+  A* data() { return data_; }
+  const A* data() const { return data_; }
+  int64_t size() const { return size_; }
+  A& operator[](int64_t i) { return data_[i]; }
+  const A& operator[](int64_t i) const { return data_[i]; }
+
+ private:
+  A* data_;
+  int64_t size_;
+};
+
+}  // namespace effnet_kernels::cpu

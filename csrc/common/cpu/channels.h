@@ -1,0 +1,235 @@
+// Per-channel values between tensors and the padded arrays of the CPU kernels, and the sums that follow a pass. All in
+// a fixed order, so that results do not depend on the number of threads.
+#pragma once
+
+#include <cmath>
+
+#include "common/cpu/buffer.h"
+#include "common/cpu/passes.h"
+#include "common/tensor.h"
+
+namespace effnet_kernels::cpu {
+
+// Values of any dtype as [rows, padded columns], zero-padded.
+template <class A>
+Buffer<A> read_rows(const Tensor& t, int64_t rows, int64_t columns) {
+  STD_TORCH_CHECK(t.numel() == rows * columns, "expected ", rows * columns, " values, got ", t.numel());
+  const Tensor dense = t.is_contiguous() ? t : torch::stable::contiguous(t);
+  const int64_t row = padded_channels(columns);
+  Buffer<A> values(rows * row);
+  dispatch_dtype(dtype_of(t), [&](auto dtype) {
+    using T = typename decltype(dtype)::type;
+    const T* const source = static_cast<const T*>(dense.const_data_ptr());
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < columns; ++c) {
+        if constexpr (sizeof(T) == 2) {
+          values[r * row + c] = to_float(source[r * columns + c]);
+        } else {
+          values[r * row + c] = A(source[r * columns + c]);
+        }
+      }
+    }
+  });
+  return values;
+}
+
+// [rows, padded columns] into a dense tensor of any dtype.
+template <class A>
+void write_rows(const A* values, int64_t rows, int64_t columns, const Tensor& target) {
+  const int64_t row = padded_channels(columns);
+  dispatch_dtype(dtype_of(target), [&](auto dtype) {
+    using T = typename decltype(dtype)::type;
+    T* const to = static_cast<T*>(target.mutable_data_ptr());
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < columns; ++c) {
+        const A value = values[r * row + c];
+        if constexpr (std::is_same_v<T, Half>) {
+          to[r * columns + c] = to_half(float(value));
+        } else if constexpr (std::is_same_v<T, BFloat16>) {
+          to[r * columns + c] = to_bfloat16(float(value));
+        } else {
+          to[r * columns + c] = T(value);
+        }
+      }
+    }
+  });
+}
+
+template <class A>
+Tensor vector_tensor(const A* values, const Tensor& like, int64_t rows, int64_t columns) {
+  Tensor t = empty_vector(like, {rows, columns});
+  write_rows(values, rows, columns, t);
+  return t;
+}
+
+// The gradient of a parameter, in its dtype and strides.
+template <class A>
+Tensor parameter_gradient(const A* values, int64_t rows, int64_t columns, const Tensor& parameter) {
+  Tensor gradient = torch::stable::empty_like(parameter);
+  if (gradient.is_contiguous()) {
+    write_rows(values, rows, columns, gradient);
+    return gradient;
+  }
+  Tensor dense = torch::stable::contiguous(gradient);
+  write_rows(values, rows, columns, dense);
+  torch::stable::copy_(gradient, dense);
+  return gradient;
+}
+
+// A weight (C, 1, K, K) as [taps, padded channels], and its gradient back.
+template <class A>
+Buffer<A> read_depthwise_weight(const Tensor& w, int64_t channels, int taps) {
+  const Buffer<A> by_channel = read_rows<A>(w, channels, taps);
+  const int64_t row = padded_channels(channels), tap_row = padded_channels(taps);
+  Buffer<A> by_tap(taps * row);
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int t = 0; t < taps; ++t) by_tap[t * row + c] = by_channel[c * tap_row + t];
+  }
+  return by_tap;
+}
+template <class A>
+Tensor depthwise_weight_gradient(const A* by_tap, int64_t channels, int taps, const Tensor& w) {
+  const int64_t row = padded_channels(channels), tap_row = padded_channels(taps);
+  Buffer<A> by_channel(channels * tap_row);
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int t = 0; t < taps; ++t) by_channel[c * tap_row + t] = by_tap[t * row + c];
+  }
+  return parameter_gradient(by_channel.data(), channels, taps, w);
+}
+
+// sums[g, :] = Σ of `size` consecutive rows, for every group g.
+template <class A>
+Buffer<A> sum_rows(const Buffer<A>& rows, int64_t groups, int64_t size, int64_t row) {
+  Buffer<A> sums(groups * row);
+  for (int64_t g = 0; g < groups; ++g) {
+    for (int64_t i = 0; i < size; ++i) {
+      const A* const source = rows.data() + (g * size + i) * row;
+      A* const target = sums.data() + g * row;
+      for (int64_t c = 0; c < row; ++c) target[c] += source[c];
+    }
+  }
+  return sums;
+}
+
+// Mean and biased variance per channel from the parts' means and M2, merged in float64 (Chan et al. 1979, 1.5b).
+template <class A>
+struct Statistics {
+  Buffer<A> mean, var;
+};
+template <class A, class PartSize>
+Statistics<A> merge_statistics(const Buffer<A>& means, const Buffer<A>& m2s, int64_t parts, int64_t row,
+                               PartSize part_size) {
+  Buffer<double> mean(row), m2(row);
+  double count = 0;
+  for (int64_t part = 0; part < parts; ++part) {
+    const double size = double(part_size(part)), total = count + size;
+    const double mean_weight = size / total, m2_weight = count * mean_weight;
+    const A* const part_mean = means.data() + part * row;
+    const A* const part_m2 = m2s.data() + part * row;
+    for (int64_t c = 0; c < row; ++c) {
+      const double delta = double(part_mean[c]) - mean[c];
+      mean[c] += delta * mean_weight;
+      m2[c] += double(part_m2[c]) + delta * delta * m2_weight;
+    }
+    count = total;
+  }
+  Statistics<A> statistics{Buffer<A>(row), Buffer<A>(row)};
+  for (int64_t c = 0; c < row; ++c) {
+    statistics.mean[c] = A(mean[c]);
+    statistics.var[c] = count > 0 ? A(m2[c] / count) : A(0);
+  }
+  return statistics;
+}
+
+// The batch statistics of x: one pass over it.
+template <class A>
+Statistics<A> batch_statistics(const Extent& extent, const Tensor& x) {
+  Buffer<A> means(extent.parts() * extent.row()), m2s(extent.parts() * extent.row());
+  statistics({extent, x.const_data_ptr(), means.data(), m2s.data()});
+  return merge_statistics(means, m2s, extent.parts(), extent.row(), [&](int64_t part) { return extent.part_pixels(part); });
+}
+
+// A BatchNorm's constants per channel, zero in the padding.
+template <class A>
+struct BatchNormValues {
+  Buffer<A> mean, rstd, scale, beta;
+
+  Affine affine() const { return {mean.data(), rstd.data(), scale.data(), beta.data()}; }
+};
+template <class A>
+BatchNormValues<A> batch_norm_values(const Tensor& gamma, const Tensor& beta, Statistics<A>&& statistics,
+                                     int64_t channels, double eps) {
+  const int64_t row = padded_channels(channels);
+  const Buffer<A> gammas = read_rows<A>(gamma, 1, channels);
+  BatchNormValues<A> values{std::move(statistics.mean), Buffer<A>(row), Buffer<A>(row), read_rows<A>(beta, 1, channels)};
+  for (int64_t c = 0; c < channels; ++c) {
+    values.rstd[c] = A(1.0 / std::sqrt(double(statistics.var[c]) + eps));
+    values.scale[c] = gammas[c] * values.rstd[c];
+  }
+  return values;
+}
+template <class A>
+Statistics<A> given_statistics(const Tensor& mean, const Tensor& var, int64_t channels) {
+  return {read_rows<A>(mean, 1, channels), read_rows<A>(var, 1, channels)};
+}
+// No BatchNorm: v = x.
+template <class A>
+BatchNormValues<A> identity_batch_norm(int64_t channels) {
+  const int64_t row = padded_channels(channels);
+  BatchNormValues<A> values{Buffer<A>(row), Buffer<A>(row), Buffer<A>(row), Buffer<A>(row)};
+  for (int64_t c = 0; c < channels; ++c) values.rstd[c] = values.scale[c] = A(1);
+  return values;
+}
+
+// Per-image sums of a pass over y: A1, A2 and A4 of docs/design.md, [N, padded channels].
+template <class A>
+struct BackwardSums {
+  Buffer<A> gz, slope, slope_x;
+};
+template <class A>
+BackwardSums<A> image_backward_sums(const Extent& extent, Activation activation, const Tensor& grad, const Tensor& x,
+                                    const Affine& affine, bool with_gz) {
+  const int64_t size = extent.parts() * extent.row();
+  Buffer<A> gz(with_gz ? size : 0), slope(size), slope_x(size);
+  backward_sums({extent, activation, grad.const_data_ptr(), x.const_data_ptr(), affine,
+                 with_gz ? gz.data() : nullptr, slope.data(), slope_x.data()});
+  const auto per_image = [&](const Buffer<A>& sums) { return sum_rows(sums, extent.images, extent.chunks(), extent.row()); };
+  return {with_gz ? per_image(gz) : Buffer<A>(0), per_image(slope), per_image(slope_x)};
+}
+
+// dβ and dγ from the per-image sums: Σ_n (factor · A2 + offset · A3) and Σ_n (factor · A4 + offset · A5), and their
+// means over the M elements of a channel, which are zero where the statistics are constants.
+template <class A>
+struct BatchNormGradient {
+  Buffer<A> dbeta, dgamma, mean_dv, mean_dv_x;
+};
+template <class A>
+BatchNormGradient<A> batch_norm_gradient(const Extent& extent, const A* slope, const A* slope_x, const A* factor,
+                                         const A* offset, const A* a3, const A* a5, bool training) {
+  const int64_t row = extent.row();
+  Buffer<double> beta_sum(row), gamma_sum(row);
+  for (int64_t n = 0; n < extent.images; ++n) {
+    for (int64_t c = 0; c < row; ++c) {
+      const int64_t i = n * row + c;
+      const double f = factor ? factor[i] : A(1);
+      beta_sum[c] += f * slope[i];
+      gamma_sum[c] += f * slope_x[i];
+      if (offset) {
+        beta_sum[c] += double(offset[i]) * a3[i];
+        gamma_sum[c] += double(offset[i]) * a5[i];
+      }
+    }
+  }
+  BatchNormGradient<A> gradient{Buffer<A>(row), Buffer<A>(row), Buffer<A>(row), Buffer<A>(row)};
+  const double count = double(extent.images * extent.pixels);
+  for (int64_t c = 0; c < row; ++c) {
+    gradient.dbeta[c] = A(beta_sum[c]);
+    gradient.dgamma[c] = A(gamma_sum[c]);
+    if (!training || count == 0) continue;
+    gradient.mean_dv[c] = A(beta_sum[c] / count);
+    gradient.mean_dv_x[c] = A(gamma_sum[c] / count);
+  }
+  return gradient;
+}
+
+}  // namespace effnet_kernels::cpu

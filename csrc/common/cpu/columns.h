@@ -1,0 +1,177 @@
+// How a kernel walks an activation tensor. A column is a run of vectors that share their channels: in channels_last
+// neighbouring channels, one vector per pixel; in NCHW one channel, the vectors along the plane.
+// Included per instruction set by foreach_capability.h.
+
+template <class A, Layout L>
+struct Column {
+  static constexpr int size = Vec<A>::size;
+
+  int64_t image, part, channel;
+  int64_t offset;  // element of the first vector
+  int64_t step;    // elements from one vector to the next
+  int64_t count;   // vectors of `size` lanes (NCHW), or pixels (channels_last)
+  int lanes;       // NCHW: lanes of one more vector at the end; channels_last: lanes of every vector
+
+  int64_t elements_per_channel() const { return L == Layout::nhwc ? count : count * size + lanes; }
+
+  // f(element, lanes) for every vector, with AllLanes where the vector is whole.
+  template <class F>
+  EK_INLINE void for_each_vector(F f) const {
+    if constexpr (L == Layout::nhwc) {
+      if (lanes == size) {
+        for (int64_t i = 0; i < count; ++i) f(offset + i * step, AllLanes{});
+      } else {
+        for (int64_t i = 0; i < count; ++i) f(offset + i * step, lanes);
+      }
+    } else {
+      for (int64_t i = 0; i < count; ++i) f(offset + i * step, AllLanes{});
+      if (lanes > 0) f(offset + count * step, lanes);
+    }
+  }
+};
+
+// A channel vector's values for the lanes of a column.
+template <Layout L, class A>
+EK_INLINE Vec<A> channel_values(const A* row, int64_t channel) {
+  if constexpr (L == Layout::nhwc) return load(row + channel, AllLanes{});
+  return Vec<A>::broadcast(row[channel]);
+}
+template <Layout L, class A>
+EK_INLINE Vec<A> channel_values_or(const A* row, int64_t channel, A otherwise) {
+  return row ? channel_values<L>(row, channel) : Vec<A>::broadcast(otherwise);
+}
+
+// A channel's value, the same in all the lanes that stand for it, into a row of padded channels.
+template <Layout L, class A>
+EK_INLINE void store_channels(A* row, int64_t channel, Vec<A> values) {
+  if constexpr (L == Layout::nhwc) {
+    store(row + channel, values, AllLanes{});
+  } else {
+    row[channel] = values.raw[0];
+  }
+}
+
+// A column's sum per channel, into a row of padded channels.
+template <Layout L, class A>
+EK_INLINE void store_sum(A* row, int64_t channel, Vec<A> sum) {
+  if constexpr (L == Layout::nhwc) {
+    store(row + channel, sum, AllLanes{});
+  } else {
+    row[channel] = sum_of_lanes(sum);
+  }
+}
+
+// A column's sum per channel, in every lane that stands for that channel.
+template <Layout L, class A>
+EK_INLINE Vec<A> channel_sum(Vec<A> sum) {
+  if constexpr (L == Layout::nhwc) return sum;
+  return Vec<A>::broadcast(sum_of_lanes(sum));
+}
+
+// A BatchNorm's constants for the lanes of a column.
+template <class A>
+struct ColumnAffine {
+  Vec<A> mean, rstd, scale, beta;
+
+  EK_INLINE Vec<A> normalized(Vec<A> x) const { return (x - mean) * rstd; }
+  EK_INLINE Vec<A> transformed(Vec<A> x) const { return (x - mean) * scale + beta; }
+};
+template <Layout L, class A>
+EK_INLINE ColumnAffine<A> column_affine(const Affine& affine, int64_t channel) {
+  return {channel_values<L>(static_cast<const A*>(affine.mean), channel),
+          channel_values<L>(static_cast<const A*>(affine.rstd), channel),
+          channel_values<L>(static_cast<const A*>(affine.scale), channel),
+          channel_values<L>(static_cast<const A*>(affine.beta), channel)};
+}
+
+// The gradient through a BatchNorm and its activation, for the lanes of a column (Gradient in passes.h).
+template <class A>
+struct ColumnGradient {
+  ColumnAffine<A> affine;
+  Vec<A> factor, offset, mean_dv, mean_dv_x;
+
+  template <Activation Act>
+  EK_INLINE Vec<A> through(Vec<A> grad, Vec<A> x) const {
+    const Vec<A> slope = activate_with_derivative<Act>(affine.transformed(x)).derivative;
+    const Vec<A> dv = (grad * factor + offset) * slope;
+    return affine.scale * (dv - mean_dv - affine.normalized(x) * mean_dv_x);
+  }
+};
+template <Layout L, class A>
+EK_INLINE ColumnGradient<A> column_gradient(const Affine& affine, const Gradient& gradient, int64_t image_row,
+                                            int64_t channel) {
+  const A* const factor = static_cast<const A*>(gradient.factor);
+  const A* const offset = static_cast<const A*>(gradient.offset);
+  return {column_affine<L, A>(affine, channel),
+          channel_values_or<L>(factor ? factor + image_row : nullptr, channel, A(1)),
+          channel_values_or<L>(offset ? offset + image_row : nullptr, channel, A(0)),
+          channel_values<L>(static_cast<const A*>(gradient.mean_dv), channel),
+          channel_values<L>(static_cast<const A*>(gradient.mean_dv_x), channel)};
+}
+
+// f(column) for the work items [begin, end), each a slice of channels of a part.
+template <class A, Layout L, class F>
+EK_INLINE void for_each_column(const Extent& extent, int64_t begin, int64_t end, F f) {
+  constexpr int size = Vec<A>::size;
+  const int64_t slices = extent.slices(), chunks = extent.chunks();
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t part = item / slices, slice = item % slices;
+    if constexpr (L == Layout::nchw) {
+      f(Column<A, L>{part, part, slice, item * extent.pixels, size, extent.pixels / size, int(extent.pixels % size)});
+    } else {
+      const int64_t image = part / chunks;
+      const int64_t first_pixel = image * extent.pixels + part % chunks * Extent::kChunkPixels;
+      const int64_t first = slice * Extent::kSliceChannels;
+      const int64_t last = std::min(first + Extent::kSliceChannels, extent.channels);
+      for (int64_t channel = first; channel < last; channel += size) {
+        f(Column<A, L>{image, part, channel, first_pixel * extent.channels + channel, extent.channels,
+                       extent.part_pixels(part), int(std::min<int64_t>(size, last - channel))});
+      }
+    }
+  }
+}
+
+// Mean and M2 = Σ (x − mean)² of the elements seen so far, per lane; the lanes of one channel agree.
+template <class A>
+struct RunningMoments {
+  Vec<A> mean, m2;
+  int64_t count;
+
+  // Not default member initializers: GCC gives an implicit constructor no target of its own.
+  static EK_INLINE RunningMoments none() { return {Vec<A>::zero(), Vec<A>::zero(), 0}; }
+
+  // Chan, Golub and LeVeque 1979, equation 1.5b.
+  EK_INLINE void merge(Vec<A> other_mean, Vec<A> other_m2, int64_t other_count) {
+    const int64_t total = count + other_count;
+    const Vec<A> delta = other_mean - mean;
+    mean += delta * Vec<A>::broadcast(A(other_count) / A(total));
+    m2 += other_m2 + delta * delta * Vec<A>::broadcast(A(count) * (A(other_count) / A(total)));
+    count = total;
+  }
+};
+
+// Adds a column's elements, in tiles that stay in L1 so that each is centred on its own mean: no E[x²] − E[x]².
+template <class T, Layout L>
+EK_INLINE void accumulate_moments(RunningMoments<accumulator_t<T>>& moments, const T* x,
+                                  const Column<accumulator_t<T>, L>& column) {
+  using A = accumulator_t<T>;
+  constexpr int64_t kTileVectors = 64;
+  int64_t first = 0;
+  do {
+    Column<A, L> tile = column;
+    tile.offset += first * column.step;
+    tile.count = std::min(kTileVectors, column.count - first);
+    first += kTileVectors;
+    if (L == Layout::nchw && first < column.count) tile.lanes = 0;
+    const int64_t elements = tile.elements_per_channel();
+    Vec<A> sum = Vec<A>::zero();
+    tile.for_each_vector([&](int64_t i, auto lanes) { sum += load(x + i, lanes); });
+    const Vec<A> mean = channel_sum<L>(sum) * Vec<A>::broadcast(A(1) / A(elements));
+    Vec<A> m2 = Vec<A>::zero();
+    tile.for_each_vector([&](int64_t i, auto lanes) {
+      const Vec<A> deviation = fill_lanes(load(x + i, lanes), mean, lanes) - mean;
+      m2 += deviation * deviation;
+    });
+    moments.merge(mean, channel_sum<L>(m2), elements);
+  } while (first < column.count);
+}

@@ -1,0 +1,170 @@
+// The one vector type of the CPU kernels: EK_VECTOR_BYTES of float or double, loaded from and stored to any dtype.
+// Included per instruction set by foreach_capability.h.
+
+struct AllLanes {};  // in place of a lane count: the whole vector
+
+template <class A>
+struct Vec {
+  static constexpr int size = EK_VECTOR_BYTES / sizeof(A);
+  using raw_t __attribute__((vector_size(EK_VECTOR_BYTES))) = A;
+  using int_t = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
+  using mask_t __attribute__((vector_size(EK_VECTOR_BYTES))) = int_t;
+
+  raw_t raw;
+
+  static EK_INLINE Vec broadcast(A value) { return {raw_t{} + value}; }
+  static EK_INLINE Vec zero() { return {raw_t{}}; }
+
+  friend EK_INLINE Vec operator+(Vec a, Vec b) { return {a.raw + b.raw}; }
+  friend EK_INLINE Vec operator-(Vec a, Vec b) { return {a.raw - b.raw}; }
+  friend EK_INLINE Vec operator*(Vec a, Vec b) { return {a.raw * b.raw}; }
+  friend EK_INLINE Vec operator/(Vec a, Vec b) { return {a.raw / b.raw}; }
+  EK_INLINE Vec& operator+=(Vec b) {
+    raw += b.raw;
+    return *this;
+  }
+};
+
+// x where a ≤ b, else y; y where either is NaN.
+template <class A>
+EK_INLINE Vec<A> select_le(Vec<A> a, Vec<A> b, Vec<A> x, Vec<A> y) {
+  return {a.raw <= b.raw ? x.raw : y.raw};
+}
+
+template <class A>
+EK_INLINE A sum_of_lanes(Vec<A> v) {
+  // Halving keeps the order of additions the same for every caller.
+  alignas(EK_VECTOR_BYTES) A lanes[Vec<A>::size];
+  std::memcpy(lanes, &v.raw, sizeof(lanes));
+  for (int width = Vec<A>::size / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  }
+  return lanes[0];
+}
+
+// v in the first `lanes` lanes, `fill` in the others.
+template <class A>
+EK_INLINE Vec<A> fill_lanes(Vec<A> v, Vec<A> fill, int lanes) {
+  typename Vec<A>::mask_t index;
+  for (int i = 0; i < Vec<A>::size; ++i) index[i] = i;
+  return {index < typename Vec<A>::int_t(lanes) ? v.raw : fill.raw};
+}
+template <class A>
+EK_INLINE Vec<A> fill_lanes(Vec<A> v, Vec<A>, AllLanes) {
+  return v;
+}
+
+template <class T>
+EK_INLINE Vec<accumulator_t<T>> load(const T* source, AllLanes) {
+  using A = accumulator_t<T>;
+  using V = Vec<A>;
+  V v;
+  if constexpr (std::is_same_v<T, A>) {
+    std::memcpy(&v.raw, source, sizeof(v.raw));
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    using narrow_t __attribute__((vector_size(EK_VECTOR_BYTES / 2))) = uint16_t;
+    using wide_t __attribute__((vector_size(EK_VECTOR_BYTES))) = uint32_t;
+    narrow_t bits;
+    std::memcpy(&bits, source, sizeof(bits));
+    const wide_t wide = __builtin_convertvector(bits, wide_t) << 16;
+    std::memcpy(&v.raw, &wide, sizeof(wide));
+  } else {
+    static_assert(std::is_same_v<T, Half>);
+#if EK_VECTOR_BYTES == 64
+    v.raw = (typename V::raw_t)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
+#elif EK_VECTOR_BYTES == 32
+    v.raw = (typename V::raw_t)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+#else
+    for (int i = 0; i < V::size; ++i) v.raw[i] = to_float(source[i]);
+#endif
+  }
+  return v;
+}
+
+// The first `lanes` values; zero in the other lanes, whose memory is not touched.
+template <class T>
+EK_INLINE Vec<accumulator_t<T>> load(const T* source, int lanes) {
+#if EK_VECTOR_BYTES == 64
+  if constexpr (std::is_same_v<T, float>) {
+    return {(Vec<float>::raw_t)_mm512_maskz_loadu_ps(__mmask16((1u << lanes) - 1), source)};
+  }
+#endif
+  T values[Vec<accumulator_t<T>>::size] = {};
+  std::memcpy(values, source, lanes * sizeof(T));
+  return load(values, AllLanes{});
+}
+
+template <class T>
+EK_INLINE void store(T* target, Vec<accumulator_t<T>> v, AllLanes) {
+  using A = accumulator_t<T>;
+  if constexpr (std::is_same_v<T, A>) {
+    std::memcpy(target, &v.raw, sizeof(v.raw));
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    using narrow_t __attribute__((vector_size(EK_VECTOR_BYTES / 2))) = uint16_t;
+    using wide_t __attribute__((vector_size(EK_VECTOR_BYTES))) = uint32_t;
+    wide_t bits;
+    std::memcpy(&bits, &v.raw, sizeof(bits));
+    const wide_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest even
+    const wide_t quiet_nan = wide_t{} + 0x7fc0u;
+    const narrow_t narrow =
+        __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded, narrow_t);
+    std::memcpy(target, &narrow, sizeof(narrow));
+  } else {
+    static_assert(std::is_same_v<T, Half>);
+#if EK_VECTOR_BYTES == 64
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(target),
+                        _mm512_cvtps_ph((__m512)v.raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif EK_VECTOR_BYTES == 32
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(target), _mm256_cvtps_ph((__m256)v.raw, _MM_FROUND_TO_NEAREST_INT));
+#else
+    for (int i = 0; i < Vec<A>::size; ++i) target[i] = to_half(v.raw[i]);
+#endif
+  }
+}
+
+// Writes the first `lanes` values and nothing else.
+template <class T>
+EK_INLINE void store(T* target, Vec<accumulator_t<T>> v, int lanes) {
+#if EK_VECTOR_BYTES == 64
+  if constexpr (std::is_same_v<T, float>) {
+    _mm512_mask_storeu_ps(target, __mmask16((1u << lanes) - 1), (__m512)v.raw);
+    return;
+  }
+#endif
+  T values[Vec<accumulator_t<T>>::size];
+  store(values, v, AllLanes{});
+  std::memcpy(target, values, lanes * sizeof(T));
+}
+
+// exp to about 1 ulp (Cody–Waite reduction, Cephes' polynomial); overflows to infinity, underflows to zero, keeps NaN.
+EK_INLINE Vec<float> exp(Vec<float> x) {
+  using V = Vec<float>;
+  const V bound = V::broadcast(104.0f);
+  x = select_le(bound, x, bound, x);
+  x = select_le(x, V::zero() - bound, V::zero() - bound, x);
+  const V round = V::broadcast(0x1.8p23f);  // adding it rounds to an integer
+  const V n = (x * V::broadcast(1.44269504f) + round) - round;
+  V r = x - n * V::broadcast(0x1.62e4p-1f);  // ln 2, its first half exact times n
+  r = r - n * V::broadcast(1.42860677e-6f);
+  V p = V::broadcast(1.9875691500e-4f);
+  p = p * r + V::broadcast(1.3981999507e-3f);
+  p = p * r + V::broadcast(8.3334519073e-3f);
+  p = p * r + V::broadcast(4.1665795894e-2f);
+  p = p * r + V::broadcast(1.6666665459e-1f);
+  p = p * r + V::broadcast(5.0000001201e-1f);
+  p = p * (r * r) + r + V::broadcast(1.0f);
+  // 2^n in two factors: n may lie outside a float's exponents while the product does not.
+  using bits_t = V::mask_t;
+  const bits_t exponent = __builtin_convertvector(n.raw, bits_t);
+  const bits_t first = exponent >> 1;
+  const bits_t first_bits = (first + 127) << 23, second_bits = (exponent - first + 127) << 23;
+  V first_factor, second_factor;
+  std::memcpy(&first_factor.raw, &first_bits, sizeof(first_bits));
+  std::memcpy(&second_factor.raw, &second_bits, sizeof(second_bits));
+  return p * first_factor * second_factor;
+}
+
+EK_INLINE Vec<double> exp(Vec<double> x) {
+  for (int i = 0; i < Vec<double>::size; ++i) x.raw[i] = std::exp(x.raw[i]);
+  return x;
+}

@@ -1,0 +1,65 @@
+// squeeze_excite on CPU: x · gate(W2 act(W1 mean(x) + b1) + b2). Forward: one pass to pool, the two small layers, one
+// pass to scale. Backward: one pass over (grad, x) for dscale, the layers, one pass for dx.
+#include "squeeze_excite/cpu.h"
+
+#include <torch/csrc/stable/library.h>
+
+namespace effnet_kernels::cpu {
+namespace {
+
+Extent extent_of(const Tensor& x) {
+  return {dtype_of(x), layout_of(x), x.size(0), x.size(1), x.size(2) * x.size(3)};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& w1, const Tensor& b1,
+                                                   const Tensor& w2, const Tensor& b2, int64_t activation,
+                                                   int64_t gate) {
+  const Extent extent = extent_of(x);
+  return dispatch_accumulator(extent.dtype, [&](auto type) -> std::tuple<Tensor, Tensor, Tensor, Tensor> {
+    using A = typename decltype(type)::type;
+    const auto none = identity_batch_norm<A>(extent.channels);
+    auto se = Excite<A>::make(w1, b1, w2, b2, extent.images, extent.channels, Activation(activation), Activation(gate));
+    Buffer<A> sums(extent.parts() * extent.row());
+    forward_sums({extent, Activation::identity, x.const_data_ptr(), none.affine(), sums.data(), nullptr, nullptr});
+    se.run(sums, extent.chunks(), extent.pixels);
+    Tensor out = torch::stable::empty_like(x);
+    normalize({extent, Activation::identity, x.const_data_ptr(), none.affine(), se.scale.data(), nullptr,
+               out.mutable_data_ptr()});
+    return {out, vector_tensor(se.pooled.data(), x, extent.images, extent.channels),
+            vector_tensor(se.hidden.data(), x, extent.images, se.squeezed),
+            vector_tensor(se.logits.data(), x, extent.images, extent.channels)};
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& x, const Tensor& w1,
+                                                            const Tensor& b1, const Tensor& w2, const Tensor& b2,
+                                                            const Tensor& pooled, const Tensor& hidden,
+                                                            const Tensor& logits, int64_t activation, int64_t gate) {
+  const Extent extent = extent_of(x);
+  check_dense_like(grad, x, extent.layout, "grad");
+  return dispatch_accumulator(extent.dtype, [&](auto type) -> std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> {
+    using A = typename decltype(type)::type;
+    const auto none = identity_batch_norm<A>(extent.channels);
+    auto se = Excite<A>::make(w1, b1, w2, b2, extent.images, extent.channels, Activation(activation), Activation(gate));
+    se.restore(pooled, hidden, logits);
+    const auto sums = image_backward_sums<A>(extent, Activation::identity, grad, x, none.affine(), true);
+    auto gradient = ExciteGradient<A>::from(se, sums.gz);
+    for (int64_t i = 0; i < gradient.dpooled.size(); ++i) gradient.dpooled[i] /= A(extent.pixels);
+    const Buffer<A> zero(extent.row());
+    Tensor dx = torch::stable::empty_like(x);
+    input_gradient({extent, Activation::identity, grad.const_data_ptr(), x.const_data_ptr(), none.affine(),
+                    {se.scale.data(), gradient.dpooled.data(), zero.data(), zero.data()}, dx.mutable_data_ptr()});
+    return {dx, parameter_gradient(gradient.dw1.data(), se.squeezed, extent.channels, w1),
+            parameter_gradient(gradient.db1.data(), 1, se.squeezed, b1),
+            parameter_gradient(gradient.dw2.data(), extent.channels, se.squeezed, w2),
+            parameter_gradient(gradient.db2.data(), 1, extent.channels, b2)};
+  });
+}
+
+}  // namespace
+}  // namespace effnet_kernels::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(effnet_kernels, CPU, m) {
+  m.impl("squeeze_excite", TORCH_BOX(&effnet_kernels::cpu::forward));
+  m.impl("squeeze_excite_backward", TORCH_BOX(&effnet_kernels::cpu::backward));
+}
