@@ -7,9 +7,11 @@ from torch import Tensor
 def memory_format(x: Tensor) -> torch.memory_format:
     """The layout a kernel computes ``x`` in: NCHW where ``x`` is contiguous, else channels_last where its strides say so.
 
-    A tensor that is neither (a strided slice) counts as the layout whose innermost dimension it has.
+    A tensor that is neither (a strided slice) counts as the layout whose innermost dimension it has. Single pixels
+    are both; their channels are neighbours in memory, so they count as channels_last.
     """
-    if x.is_contiguous():
+    single_pixels = x.shape[2] == 1 and x.shape[3] == 1
+    if x.is_contiguous() and not single_pixels:
         return torch.contiguous_format
     if x.is_contiguous(memory_format=torch.channels_last) or x.stride(1) == 1:
         return torch.channels_last

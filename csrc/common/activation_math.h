@@ -26,9 +26,8 @@ EK_INLINE ValueAndDerivative<V> activate_with_derivative(V v) {
     const V six = V::broadcast(6);
     return {clamp_0_6(v), select_le(v, zero, zero, select_le(six, v, zero, one))};
   } else if constexpr (A == Activation::silu) {
-    const V denominator = one + exp(zero - v);
-    const V sigmoid = one / denominator;
-    return {v / denominator, sigmoid * (one + v * (one - sigmoid))};
+    const V sigmoid = one / (one + exp(zero - v));
+    return {v * sigmoid, sigmoid * (one + v * (one - sigmoid))};
   } else if constexpr (A == Activation::hardswish) {
     const V slope = v * V::broadcast(1.0 / 3) + V::broadcast(0.5);
     const V inner = select_le(three, v, one, slope);

@@ -45,10 +45,12 @@ inline bool is_channels_last(const Tensor& t) {
   return true;
 }
 
-// NCHW where the tensor is contiguous, as in effnet_kernels/tensors.py.
+// NCHW where the tensor is contiguous, as in effnet_kernels/tensors.py. Single pixels are both; their channels are
+// neighbours, so they count as channels_last.
 inline Layout layout_of(const Tensor& t) {
   STD_TORCH_CHECK(t.dim() == 4, "expected 4 dimensions (N, C, H, W), got ", t.dim());
-  if (t.is_contiguous()) return Layout::nchw;
+  const bool single_pixels = t.size(2) == 1 && t.size(3) == 1;
+  if (t.is_contiguous() && !single_pixels) return Layout::nchw;
   STD_TORCH_CHECK(is_channels_last(t) || t.numel() == 0, "expected a dense tensor, contiguous or channels_last");
   return Layout::nhwc;
 }

@@ -6,14 +6,15 @@
 
 namespace effnet_kernels::cpu {
 
-// How the work is cut: image groups × strips of rows × blocks of channels. It depends on the shape alone.
+// How the work is cut: image groups × strips of rows × blocks of channels. It depends on the shape alone. The forward
+// sums have one part per image and strip, the backward ones per group and strip.
 struct DepthwiseUnits {
   int64_t images_per_group, groups, rows_per_strip, strips, blocks;
 
   static constexpr int64_t kBlockChannels = 32;
 
-  int64_t parts() const { return groups * strips; }
-  int64_t count() const { return parts() * blocks; }
+  int64_t group_parts() const { return groups * strips; }
+  int64_t count() const { return group_parts() * blocks; }
 };
 
 // y = dwconv(a), a = act(BN1(x)) with a prologue and x without.
@@ -27,8 +28,9 @@ struct DepthwiseForwardParams {
   const void* weight;  // A[taps, row()]
   bool prologue;
   Affine affine1;
-  // Training: out is y, and the parts' statistics of y go to mean and m2 (unless null), A[parts, row()].
+  // Training: out is y, and the parts' statistics of y go to mean and m2 (unless null).
   // Inference: out is z = act(BN2(y)), and the parts' sums of z go to z_sum (unless null).
+  // All A[images · strips, row()].
   bool inference;
   Affine affine2;
   void* out;
@@ -51,8 +53,8 @@ struct DepthwiseBackwardParams {
   Affine affine1, affine2;
   Gradient gradient;
   void* dx;
-  void* dweight;             // A[parts, taps, row()]
-  void *dbeta1, *dgamma1;    // A[parts, row()], null without a prologue
+  void* dweight;           // A[group_parts(), taps, row()]
+  void *dbeta1, *dgamma1;  // A[group_parts(), row()], null without a prologue
 };
 DepthwiseUnits backward_units(const DepthwiseShape&, Layout);
 void depthwise_backward(const DepthwiseBackwardParams&);

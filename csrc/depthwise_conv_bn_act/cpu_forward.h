@@ -1,4 +1,4 @@
-// One unit of the forward pass: a strip of output rows of one image and block. Reads the strip's input rows once,
+// One unit of the forward pass: a strip of output rows of a group of images, for one block. Reads the input rows once,
 // keeps K activated rows in a ring, writes every output row once. Included per instruction set.
 
 template <class T, Layout L>
@@ -21,11 +21,20 @@ class ForwardUnit {
         sums(kBlock) {}
 
   void run(int64_t unit) {
-    const int64_t part = unit / p.units.blocks, image = part / p.units.strips;
+    const int64_t group_part = unit / p.units.blocks, strip = group_part % p.units.strips;
     const auto block = Block<A, L>::make(s.channels, unit % p.units.blocks);
     const auto block_weights =
         BlockWeights<A, L>::make(static_cast<const A*>(p.weight), channel_row, s.taps(), block, weights.data());
-    const int64_t first = part % p.units.strips * p.units.rows_per_strip;
+    const int64_t first_image = group_part / p.units.strips * p.units.images_per_group;
+    const int64_t last_image = std::min(first_image + p.units.images_per_group, s.images);
+    for (int64_t image = first_image; image < last_image; ++image) run_image(block, block_weights, image, strip);
+  }
+
+ private:
+  static constexpr int64_t kMeasuredPixels = L == Layout::nhwc ? 64 : 1024;
+
+  void run_image(const Block<A, L>& block, const BlockWeights<A, L>& block_weights, int64_t image, int64_t strip) {
+    const int64_t first = strip * p.units.rows_per_strip;
     const int64_t last = std::min(first + p.units.rows_per_strip, s.out_height);
     RunningMoments<A> moments[kBlock];
     for (int v = 0; v < block.vectors(); ++v) {
@@ -53,11 +62,8 @@ class ForwardUnit {
         unmeasured = y + 1;
       }
     }
-    write_parts(block, part, moments);
+    write_parts(block, image * p.units.strips + strip, moments);
   }
-
- private:
-  static constexpr int64_t kMeasuredPixels = L == Layout::nhwc ? 64 : 1024;
 
   A* slot(int64_t y) { return ring.data() + y % s.kernel_size * row_size; }
 

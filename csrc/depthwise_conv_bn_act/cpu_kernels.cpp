@@ -8,32 +8,26 @@
 namespace effnet_kernels::cpu {
 namespace {
 
-constexpr int64_t kUnits = 64;  // enough to share among threads; beyond it images are grouped, below it rows split
+// Images are grouped and rows split into strips until there are about this many units: enough to share among threads,
+// few enough that what a unit prepares, and the partial weight gradients, cost nothing.
+constexpr int64_t kUnits = 256;
 
-DepthwiseUnits units(const DepthwiseShape& s, Layout layout, int64_t rows, int64_t groups) {
-  constexpr int64_t kRows = 8;  // fewer would mostly recompute their neighbours' rows
-  const int64_t blocks = layout == Layout::nchw ? s.channels
-                                                : (s.channels + DepthwiseUnits::kBlockChannels - 1) /
-                                                      DepthwiseUnits::kBlockChannels;
-  const int64_t images_per_group = groups ? (s.images + groups - 1) / groups : 1;
-  groups = (s.images + images_per_group - 1) / images_per_group;
-  const int64_t wanted = groups ? (kUnits + groups * blocks - 1) / (groups * blocks) : 1;
-  const int64_t strips = std::clamp<int64_t>(rows / kRows, 1, wanted);
-  const int64_t rows_per_strip = (rows + strips - 1) / strips;
-  return {images_per_group, groups, rows_per_strip, (rows + rows_per_strip - 1) / rows_per_strip, blocks};
+DepthwiseUnits units(const DepthwiseShape& s, Layout layout, int64_t rows) {
+  constexpr int64_t kRows = 8;  // a strip of fewer would mostly recompute its neighbours' rows
+  const auto divide = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const int64_t blocks = layout == Layout::nchw ? s.channels : divide(s.channels, DepthwiseUnits::kBlockChannels);
+  if (s.images == 0) return {1, 0, rows, 1, blocks};
+  const int64_t images_per_group = divide(s.images, std::min(s.images, divide(kUnits, blocks)));
+  const int64_t groups = divide(s.images, images_per_group);
+  const int64_t strips = std::clamp<int64_t>(rows / kRows, 1, divide(kUnits, groups * blocks));
+  const int64_t rows_per_strip = divide(rows, strips);
+  return {images_per_group, groups, rows_per_strip, divide(rows, rows_per_strip), blocks};
 }
 
 }  // namespace
 
-// Every image is a group of its own: the sums of a part are sums of an image.
-DepthwiseUnits forward_units(const DepthwiseShape& s, Layout layout) {
-  return units(s, layout, s.out_height, s.images);
-}
-
-// Images share partial weight gradients, so that their number does not grow with the batch.
-DepthwiseUnits backward_units(const DepthwiseShape& s, Layout layout) {
-  return units(s, layout, s.height, std::min(s.images, kUnits));
-}
+DepthwiseUnits forward_units(const DepthwiseShape& s, Layout layout) { return units(s, layout, s.out_height); }
+DepthwiseUnits backward_units(const DepthwiseShape& s, Layout layout) { return units(s, layout, s.height); }
 
 void depthwise_forward(const DepthwiseForwardParams& p) {
   const auto run = EK_SELECT(depthwise_forward_units);

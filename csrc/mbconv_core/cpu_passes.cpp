@@ -79,7 +79,8 @@ MBConvForward forward(const MBConvCore& core) {
   // F2: y and, where they are needed, its parts' statistics.
   const bool batch = !core.bn2.mean;
   const DepthwiseUnits units = forward_units(g.shape, g.in.layout);
-  Buffer<A> means(batch ? units.parts() * row : 0), m2s(batch ? units.parts() * row : 0);
+  const int64_t parts = g.out.images * units.strips;
+  Buffer<A> means(batch ? parts * row : 0), m2s(batch ? parts * row : 0);
   const Buffer<A> weight = read_depthwise_weight<A>(core.w, channels, g.shape.taps());
   DepthwiseForwardParams p{};
   p.dtype = g.in.dtype;
@@ -99,7 +100,7 @@ MBConvForward forward(const MBConvCore& core) {
     const int64_t first = part % units.strips * units.rows_per_strip;
     return std::min(units.rows_per_strip, g.shape.out_height - first) * g.shape.out_width;
   };
-  Statistics<A> statistics = batch ? merge_statistics(means, m2s, units.parts(), row, part_size)
+  Statistics<A> statistics = batch ? merge_statistics(means, m2s, parts, row, part_size)
                                    : given_statistics<A>(*core.bn2.mean, *core.bn2.var, channels);
   if (batch) {
     result.mean2 = statistic_tensor(statistics.mean, core.u, channels);
@@ -142,7 +143,7 @@ Tensor inference(const MBConvCore& core) {
                                         given_statistics<A>(*core.bn2.mean, *core.bn2.var, channels), channels,
                                         core.bn2.eps);
   const DepthwiseUnits units = forward_units(g.shape, g.in.layout);
-  Buffer<A> sums(core.se ? units.parts() * g.out.row() : 0);
+  Buffer<A> sums(core.se ? g.out.images * units.strips * g.out.row() : 0);
   const Buffer<A> weight = read_depthwise_weight<A>(core.w, channels, g.shape.taps());
   Tensor out = g.empty_output(core.u);
   DepthwiseForwardParams p{};
@@ -211,7 +212,7 @@ MBConvBackward backward(const MBConvCore& core, const Tensor& grad, const Tensor
 
   // B2: dv1 (or du), dW and BN1's sums.
   const DepthwiseUnits units = backward_units(g.shape, g.in.layout);
-  const int64_t taps = g.shape.taps(), parts = units.parts();
+  const int64_t taps = g.shape.taps(), parts = units.group_parts();
   const Buffer<A> weight = read_depthwise_weight<A>(core.w, channels, int(taps));
   Buffer<A> dweight(parts * taps * row), dbeta1(core.bn1 ? parts * row : 0), dgamma1(core.bn1 ? parts * row : 0);
   DepthwiseBackwardParams p{};
