@@ -56,7 +56,7 @@ class TrainingOptions:
     data: str = "digits"
     data_root: Path | None = None
     model: str = "efficientnet_b0"
-    epochs: int = 30
+    epochs: int = 20
     batch_size: int = 64
     fused: bool = True
     optimizer: str = "adamw"
@@ -125,10 +125,9 @@ class TrainingOptions:
             raise OptionError("devices", "auto or a number of at least 1", repr(self.devices))
 
     def _check_files(self) -> None:
-        if self.data == "folder" and self.data_root is None:
-            raise OptionError("data_root", "a folder with train/ and val/ or test/", "nothing")
-        if self.data == "folder" and self.data_root is not None and not self.data_root.is_dir():
-            raise OptionError("data_root", "a folder with train/ and val/ or test/", f"{self.data_root}: no such folder")
+        if self.data == "folder" and (self.data_root is None or not self.data_root.is_dir()):
+            got = "nothing" if self.data_root is None else f"{self.data_root}: no such folder"
+            raise OptionError("data_root", "a folder with train/ and val/ or test/", got)
         if self.checkpoint is not None and not self.checkpoint.is_file():
             raise OptionError("resume", "a checkpoint", f"{self.checkpoint}: no such file")
 

@@ -38,7 +38,8 @@ class Preprocessing:
             raise ValueError(f"std: expected positive numbers, got {self.std}")
 
     def square(self, image: Image.Image) -> Image.Image:
-        """The centre of ``image`` as a square of ``resolution``: cropped before it is resized, so a long strip is cheap."""
+        """The centre of ``image`` as a square of ``resolution``."""
+        # Cropped before it is resized, or a long strip would become a huge picture first.
         side = min(image.size) * self.crop
         left, top = (image.width - side) / 2, (image.height - side) / 2
         box = (left, top, left + side, top + side)

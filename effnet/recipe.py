@@ -99,4 +99,3 @@ def build_schedule(
 def scaled_learning_rate(defaults: Defaults, batch_size: int) -> float:
     """The default learning rate at ``batch_size`` images per step, all devices together."""
     return defaults.lr * batch_size / defaults.lr_batch_size
-

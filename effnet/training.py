@@ -89,9 +89,7 @@ class Pictures(LightningDataModule):
         trainer = self.trainer
         rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         options = self.options
-        return training_loader(
-            self.training, options.batch_size, options.num_workers, rank=rank, world_size=world_size
-        )
+        return training_loader(self.training, options.batch_size, options.num_workers, rank=rank, world_size=world_size)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
         return test_loader(self.test, 4 * self.options.batch_size, self.options.num_workers)
@@ -112,7 +110,7 @@ class Classifier(LightningModule):
         return self.model(x)
 
     def on_train_epoch_start(self) -> None:
-        """Start drop-connect's and dropout's draws from the epoch's own seed, so that a resumed epoch draws the same."""
+        """Draw drop-connect and dropout from the epoch's own seed, so that a resumed epoch draws the same."""
         torch.manual_seed(mixed_seed(self.options.seed, self.current_epoch, self.global_rank))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -212,6 +210,25 @@ class History(Callback):
         self.epochs = [EpochResult(**values) for values in state_dict["epochs"]]
 
 
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Leave out what Lightning tells about itself; its warnings about the run stay."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in (
+                r".*isinstance\(treespec, LeafSpec\).* is deprecated",
+                r"Checkpoint directory .* exists and is not empty",
+                r"The '.*_dataloader' does not have many workers",
+            ):
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 @_quiet_lightning()
 def train(options: TrainingOptions) -> TrainingResult:
     """Run ``options`` to the end, and write checkpoint, weights and measurements to ``options.folder``.
@@ -266,25 +283,6 @@ def build_model(options: TrainingOptions, num_classes: int) -> torch.nn.Module:
     assert isinstance(model, effnet.EfficientNet)
     torch.nn.init.zeros_(model.classifier.weight)
     return model
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Leave out what Lightning tells about itself; its warnings about the run stay."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for message in (
-                r".*isinstance\(treespec, LeafSpec\).* is deprecated",
-                r"Checkpoint directory .* exists and is not empty",
-                r"The '.*_dataloader' does not have many workers",
-            ):
-                warnings.filterwarnings("ignore", message)
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _trainer(options: TrainingOptions, history: History) -> Trainer:

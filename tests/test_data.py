@@ -35,8 +35,6 @@ def write_idx(path: Path, values: np.ndarray) -> None:
     path.write_bytes(gzip.compress(header + values.astype(np.uint8).tobytes()))
 
 
-
-
 def test_digits_are_split_once_and_for_all(digits: data.Split) -> None:
     assert (len(digits.train), len(digits.test)) == (1437, 360)
     assert digits.classes == tuple("0123456789")
@@ -140,7 +138,7 @@ def test_class_without_images_is_refused(tmp_path: Path) -> None:
     for part in ("train", "val"):
         write_picture(tmp_path / part / "ant" / "1.png")
     (tmp_path / "train" / "bee").mkdir()
-    with pytest.raises(OptionError, match="data_root: .*bee"):
+    with pytest.raises(OptionError, match=r"data_root: .*bee"):
         data.load_split("folder", tmp_path)
 
 
@@ -149,8 +147,6 @@ def test_different_classes_in_the_parts_are_refused(tmp_path: Path) -> None:
     write_picture(tmp_path / "val" / "bee" / "1.png")
     with pytest.raises(OptionError, match="only in one: ant, bee"):
         data.load_split("folder", tmp_path)
-
-
 
 
 def draws(digits: data.Split, epoch: int, num_workers: int, seed: int = 3) -> list[torch.Tensor]:
@@ -202,8 +198,6 @@ def test_augmentations_end_on_the_networks_size(name: str) -> None:
     assert augmented.mode == "RGB"
 
 
-
-
 def test_square_crop_keeps_the_centre() -> None:
     picture = Image.new("RGB", (90, 30), "red")
     picture.paste(Image.new("RGB", (30, 30), "blue"), (30, 0))
@@ -230,8 +224,6 @@ def test_a_long_strip_is_cheap() -> None:
 def test_impossible_preprocessing_is_refused(arguments: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="expected"):
         Preprocessing(**arguments)  # type: ignore[arg-type]
-
-
 
 
 def pixel(path: Path, at: tuple[int, int] = (0, 0)) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ def train(
         str | None,
         _option("none, affine, crop-flip, resized-crop, autoaugment or randaugment; by default the data's.", DATA),
     ] = None,
-    epochs: Annotated[int, _option("Passes over the training pictures.", RECIPE)] = 30,
+    epochs: Annotated[int, _option("Passes over the training pictures.", RECIPE)] = 20,
     batch_size: Annotated[int, _option("Pictures per step and device.", RECIPE)] = 64,
     optimizer: Annotated[str, _option("adamw, or rmsprop with the paper's recipe.", RECIPE)] = "adamw",
     lr: Annotated[float | None, _option("After warm-up; by default scaled to the batch.", RECIPE)] = None,
