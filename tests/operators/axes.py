@@ -45,6 +45,14 @@ def geometry(row: Row) -> Row:
     return {**row, "padding": padding(row["padding"], row["kernel"])}
 
 
+def undone(row: Row, training: bool) -> bool:
+    """Whether BatchNorm in training undoes the convolution, whose gradient is then what rounding leaves.
+
+    Of a kernel over a single pixel only one tap sees anything, and the scale of its output is normalised away.
+    """
+    return training and row["shape"][2:] == (1, 1)
+
+
 def off_the_corners(row: Row) -> bool:
     """Whether no activation is asked for its derivative exactly where it has none.
 

@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import effnet_kernels as ek
+from effnet_kernels.activations import ACTIVATIONS
 from effnet_kernels.arguments import Padding, symmetric_padding
 from effnet_kernels.reference.depthwise_conv_bn_act import depthwise_conv
 
@@ -83,6 +85,16 @@ def parameter_dtype(dtype: torch.dtype, parameters: str) -> torch.dtype:
 def stored(y: Tensor, dtype: torch.dtype) -> Tensor:
     """``y`` as it is after a round trip through memory in ``dtype``; the gradient passes unchanged."""
     return y + (y.to(dtype).to(y.dtype) - y).detach()
+
+
+def squeezed_and_excited(x: Tensor, se: ek.SqueezeExcite, activation: str, gate: str) -> Tensor:
+    """The reference, with an exact hardsigmoid: the float64 gradient of PyTorch's holds a sixth rounded to float32."""
+    if gate != "hardsigmoid":
+        return ek.reference.squeeze_excite(x, se, activation, gate)
+    w1, w2 = se.w1.flatten(1), se.w2.flatten(1)
+    hidden = ACTIVATIONS[activation](x.mean((2, 3)) @ w1.t() + se.b1)
+    scale = F.relu6(hidden @ w2.t() + se.b2 + 3) / 6
+    return x * scale[:, :, None, None]
 
 
 def batch_norm_of(t: Tensors, suffix: str, training: bool, momentum: float, eps: float) -> ek.BatchNorm:
@@ -190,7 +202,7 @@ def squeeze_excite_case(
 
     def define(t: Tensors, y_dtype: torch.dtype) -> Tensor:
         se = ek.SqueezeExcite(t["w1"], t["b1"], t["w2"], t["b2"])
-        return ek.reference.squeeze_excite(t["x"], se, activation, gate)
+        return squeezed_and_excited(t["x"], se, activation, gate)
 
     return Case("squeeze_excite", tensors, call, define)
 
@@ -254,7 +266,7 @@ def mbconv_core_case(
         a = t["x"] if first is None else ek.reference.batch_norm_act(t["x"], first, activation)
         y = stored(depthwise_conv(a, t["w"], stride, pads), y_dtype)
         z = ek.reference.batch_norm_act(y, second, activation)
-        return z if excite is None else ek.reference.squeeze_excite(z, excite, activation, gate)
+        return z if excite is None else squeezed_and_excited(z, excite, activation, gate)
 
     return Case("mbconv_core", tensors, call, define)
 

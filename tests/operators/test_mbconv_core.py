@@ -16,6 +16,7 @@ from operators.axes import (
     fits,
     geometry,
     off_the_corners,
+    undone,
 )
 from operators.cases import batch_norm_of, mbconv_core_case
 from operators.parity import check_identical, check_parity, evaluate, in_float64
@@ -24,8 +25,9 @@ from operators.sampling import Row, label, pairwise
 
 def well_posed(row: Row) -> bool:
     """Not an identity between two BatchNorms in training: the second undoes the first, whose gradients are then 0."""
-    cancels = row["activation"] == "identity" and row["bn2"] == "training"
-    return fits(row) and off_the_corners(row) and not cancels
+    training = row["bn2"] == "training"
+    cancels = row["activation"] == "identity" and training
+    return fits(row) and off_the_corners(row) and not undone(row, training) and not cancels
 
 
 SAMPLE = pairwise(
