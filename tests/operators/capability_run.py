@@ -14,7 +14,7 @@ SHAPES = ((2, 19, 9, 13), (1, 144, 7, 7), (3, 3, 4, 40))
 
 
 def main() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     for make in CASES.values():
         for layout in LAYOUTS:
