@@ -7,12 +7,6 @@ from typing import Any
 
 import torch
 
-try:
-    from effnet_kernels import _plan
-except ImportError as error:
-    _plan = None  # type: ignore[assignment]
-    _plan_error = error
-
 _REPORT = Path(__file__).with_name("_build.json")
 
 
@@ -52,8 +46,12 @@ def build_facts() -> BuildFacts:
         RuntimeError: nothing was compiled; the message says why. Or ``EFFNET_KERNELS_CPU_CAPABILITY`` is none of the
             instruction sets.
     """
-    if _plan is None:
-        raise RuntimeError(f"no build facts: {missing_reason('_plan')} ({_plan_error})")
+    try:
+        import effnet_kernels._plan as _plan
+    except ModuleNotFoundError:
+        raise RuntimeError(f"no build facts: {missing_reason('_plan')}") from None
+    except ImportError as error:
+        raise RuntimeError(f"no build facts: _plan did not load: {error}") from error
     facts = _plan.facts()
     return BuildFacts(
         version=facts["version"],

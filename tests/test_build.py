@@ -220,7 +220,10 @@ def test_bare_sources_work_on_the_reference_and_say_why(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "effnet_kernels", tmp_path / "effnet_kernels", ignore=generated)
     table = backends_in(tmp_path)
     assert table["reference"] is None
-    assert table["cpu"] == "_C was not built: these sources were not installed (pip install .)"
+    reason = "was not built: these sources were not installed (pip install .)"
+    assert table["cpu"] == f"_C {reason}"
+    code = "from effnet_kernels.build import describe; print(describe())"
+    assert run_python(code, tmp_path, PYTHONPATH=str(tmp_path)).stdout == f"no build facts: _plan {reason}\n"
 
 
 @pytest.fixture
