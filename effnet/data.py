@@ -245,7 +245,7 @@ class TestSet(Dataset[tuple[Tensor, int]]):
 class DrawSampler(DistributedSampler[Any]):
     """The shuffled order of one epoch as (epoch, index); a function of the seed and the epoch."""
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         return ((self.epoch, index) for index in super().__iter__())
 
 

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 WHITE_16_BIT = 65535
 
@@ -37,7 +37,7 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
                 image.load()
                 upright = ImageOps.exif_transpose(image)
                 return to_rgb(upright)
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UnreadableImageError(path, "not an image in a known format") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImageError(path, f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error

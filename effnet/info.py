@@ -1,9 +1,11 @@
 """What a variant costs: parameters, multiply-adds, and the memory that training holds for the backward pass."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -83,10 +85,12 @@ def _traced(variant: Variant, *, fused: bool) -> _Cost:
     """
     repeats = [len(stage) for stage in variant.blocks()]
     stages = tuple(replace(s, repeats=min(2, total)) for s, total in zip(variant.stages, repeats, strict=True))
-    with FakeTensorMode():
+    with torch.device("meta"):
         model = effnet.create_model(replace(variant, depth=1.0, stages=stages), fused=fused).train()
-        assert isinstance(model, EfficientNet)
-        costs = list(_part_costs(model))
+    assert isinstance(model, EfficientNet)
+    # Meta tensors are quicker to trace, but only tensors that claim to be on the CPU reach its operators.
+    with FakeTensorMode(allow_non_fake_inputs=True) if fused else nullcontext():
+        costs = list(_part_costs(model.to_empty(device="cpu") if fused else model))
     times = [1, *(count for total in repeats for count in ((1,) if total == 1 else (1, total - 1))), 1]
     return _Cost(*(sum(c * n for c, n in zip(column, times, strict=True)) for column in zip(*costs, strict=True)))
 
@@ -98,8 +102,10 @@ def _part_costs(model: EfficientNet) -> Iterator[_Cost]:
         return model.classifier(F.dropout(x.mean((2, 3)), model.dropout, model.training))
 
     meter = _Meter(model)
-    x = torch.empty(PICTURES, model.in_channels, model.variant.resolution, model.variant.resolution)
-    for part in (model.stem, *(block for stage in model.stages for block in stage)):  # type: ignore[union-attr]
+    side = model.variant.resolution
+    x = torch.empty(PICTURES, model.in_channels, side, side, device=model.classifier.weight.device)
+    stages = cast(Iterable[Iterable[nn.Module]], model.stages)
+    for part in (model.stem, *chain.from_iterable(stages)):
         x, macs, saved = meter.run(part, x)
         yield _Cost(_count(part), macs, saved)
     _, macs, saved = meter.run(lambda x: pool_and_classify(model.head(x)), x)

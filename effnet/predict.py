@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import effnet
 from effnet.config import ALIASES, TF_PREFIX, canonical_name, find_variant
 from effnet.errors import OptionError
-from effnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from effnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Triple
 from effnet.result import read_labels
 from effnet.weights import fetch_weights
 from effnet.weights.files import StateDict, read_state_dict
@@ -154,7 +154,7 @@ def _torchvision_preprocessing(name: str, resolution: int) -> Preprocessing:
         return Preprocessing(resolution, USUAL_CROP)
     transforms = models.get_model_weights(spelling).DEFAULT.transforms()
     (crop,), (resize,) = transforms.crop_size, transforms.resize_size
-    return Preprocessing(crop, crop / resize, tuple(transforms.mean), tuple(transforms.std))
+    return Preprocessing(crop, crop / resize, _triple(transforms.mean), _triple(transforms.std))
 
 
 def _timm_preprocessing(name: str, resolution: int) -> Preprocessing:
@@ -165,4 +165,9 @@ def _timm_preprocessing(name: str, resolution: int) -> Preprocessing:
         return Preprocessing(resolution, USUAL_CROP)
     size = config.test_input_size or config.input_size
     crop = config.test_crop_pct or config.crop_pct
-    return Preprocessing(size[1], crop, tuple(config.mean), tuple(config.std))
+    return Preprocessing(size[1], crop, _triple(config.mean), _triple(config.std))
+
+
+def _triple(values: Sequence[float]) -> Triple:
+    red, green, blue = values
+    return (red, green, blue)

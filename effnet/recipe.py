@@ -56,7 +56,7 @@ def build_optimizer(name: str, model: nn.Module, lr: float, weight_decay: float)
     if name == "adamw":
         # β2 of 0.999 remembers a thousand steps, which is most of a short run, its noisy start included.
         return AdamW(groups, lr=lr, betas=(0.9, 0.99))
-    from timm.optim import RMSpropTF
+    from timm.optim.rmsprop_tf import RMSpropTF
 
     return RMSpropTF(groups, lr=lr, alpha=0.9, momentum=0.9, eps=1e-3)
 

@@ -16,6 +16,12 @@ from effnet.cli.app import app
 from effnet.info import fused_missing_reason, variant_cost
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Two pictures are not worth splitting."""
+    torch.set_num_threads(1)
+
+
 def really_saved(model: torch.nn.Module, resolution: int, pictures: int) -> float:
     """Bytes per picture that a real forward pass leaves to autograd, each storage once, parameters not counted."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}

@@ -44,6 +44,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Single pictures are not worth splitting."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="module")
 def lite0() -> Predictor:
     return load_predictor(LITE0_WEIGHTS, model="efficientnet_lite0")
