@@ -1,0 +1,44 @@
+"""Parity on tensors that kernels cut into many pieces: of images, of rows, of pixels and of channels."""
+
+import pytest
+import torch
+
+from operators.axes import LAYOUTS
+from operators.cases import CASES, Shape
+from operators.parity import check_parity
+from operators.sampling import Row, label, pairwise
+
+SHAPES = ((71, 144, 6, 5), (300, 9, 4, 3), (2, 40, 45, 43), (1, 70, 40, 41), (1, 3, 130, 121), (2, 5, 3, 1100))
+"""Many images of few pixels, many pixels of one image, long rows, and more channels than a slice holds."""
+
+ROWS = pairwise(
+    {
+        "shape": SHAPES,
+        "layout": LAYOUTS,
+        "dtype": (torch.float32, torch.bfloat16, torch.float16),
+        "kernel": (3, 5),
+        "stride": (1, 2),
+    }
+)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=label)
+@pytest.mark.parametrize("operator", ["depthwise_conv_bn_act", "mbconv_core"])
+def test_convolutions(operator: str, row: Row) -> None:
+    check_parity(CASES[operator](**row))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=label)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", SHAPES, ids=label)
+@pytest.mark.parametrize("operator", ["batch_norm_act", "squeeze_excite"])
+def test_pointwise(operator: str, shape: Shape, layout: str, dtype: torch.dtype) -> None:
+    options = {"keep": True, "residual": True} if operator == "batch_norm_act" else {"squeezed": 12}
+    check_parity(CASES[operator](shape, layout=layout, dtype=dtype, **options))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=label)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_inference(layout: str, shape: Shape) -> None:
+    """BatchNorm folded into the weights, and the pooling in the convolution's epilogue."""
+    check_parity(CASES["mbconv_core"](shape, layout=layout, bn1="frozen", bn2="frozen"), gradient=False)
