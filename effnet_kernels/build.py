@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-_REPORT = Path(__file__).with_name("_build.json")
+_PACKAGE = Path(__file__).parent
+_REPORT = _PACKAGE / "_build.json"
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ def build_facts() -> BuildFacts:
         RuntimeError: nothing was compiled; the message says why. Or ``EFFNET_KERNELS_CPU_CAPABILITY`` is none of the
             instruction sets.
     """
+    if not any(_PACKAGE.glob("_plan.*.so")):
+        raise RuntimeError(f"no build facts: {missing_reason('_plan')}")
     try:
-        import effnet_kernels._plan as _plan
-    except ModuleNotFoundError:
-        raise RuntimeError(f"no build facts: {missing_reason('_plan')}") from None
+        from effnet_kernels import _plan
     except ImportError as error:
         raise RuntimeError(f"no build facts: _plan did not load: {error}") from error
     facts = _plan.facts()
