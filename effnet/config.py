@@ -48,9 +48,10 @@ class BlockConfig:
 class Variant:
     """A row of the table: everything that distinguishes one member of the family.
 
-    ``resolution`` is the side of the square image it is evaluated at, ``bn_eps`` and ``bn_momentum`` are
-    torchvision's (and for the variants it lacks those of the nearest it has). ``fixed_ends`` is EfficientNet-Lite's
-    rule: width and depth scale neither stem and head nor the first and last stage's repeats.
+    ``resolution`` is the side of the square image it is evaluated at; ``macs_resolution`` the side its published
+    multiply-adds are counted at, where that differs (timm's ports of Lite3 and Lite4 take larger images). ``bn_eps``
+    and ``bn_momentum`` are torchvision's, and for the variants it lacks those of the nearest it has. ``fixed_ends`` is
+    EfficientNet-Lite's rule: width and depth scale neither stem and head nor the first and last stage's repeats.
     """
 
     name: str
@@ -67,6 +68,11 @@ class Variant:
     drop_connect: float = 0.2
     bn_eps: float = 1e-5
     bn_momentum: float = 0.1
+    timm_resolution: int | None = None
+
+    @property
+    def macs_resolution(self) -> int:
+        return self.timm_resolution or self.resolution
 
     @property
     def scaled_stem_channels(self) -> int:
@@ -224,9 +230,11 @@ def _v1_large(name: str, width: float, depth: float, resolution: int, dropout: f
     return replace(_v1(name, width, depth, resolution, dropout), bn_eps=1e-3, bn_momentum=0.01)
 
 
-def _lite(name: str, width: float, depth: float, resolution: int, dropout: float) -> Variant:
+def _lite(
+    name: str, width: float, depth: float, resolution: int, dropout: float, timm_resolution: int | None = None
+) -> Variant:
     row = _v1(name, width, depth, resolution, dropout)
-    return replace(row, activation="relu6", squeeze_ratio=0.0, fixed_ends=True)
+    return replace(row, activation="relu6", squeeze_ratio=0.0, fixed_ends=True, timm_resolution=timm_resolution)
 
 
 def _v2(name: str, stages: tuple[Stage, ...], resolution: int, dropout: float) -> Variant:
@@ -251,8 +259,8 @@ _ROWS = (
     _lite("lite0", 1.0, 1.0, 224, 0.2),
     _lite("lite1", 1.0, 1.1, 240, 0.2),
     _lite("lite2", 1.1, 1.2, 260, 0.3),
-    _lite("lite3", 1.2, 1.4, 280, 0.3),
-    _lite("lite4", 1.4, 1.8, 300, 0.3),
+    _lite("lite3", 1.2, 1.4, 280, 0.3, timm_resolution=300),
+    _lite("lite4", 1.4, 1.8, 300, 0.3, timm_resolution=380),
     _v2("s", _V2_S_STAGES, 384, 0.2),
     _v2("m", _V2_M_STAGES, 480, 0.3),
     _v2("l", _V2_L_STAGES, 480, 0.4),

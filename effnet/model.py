@@ -102,7 +102,7 @@ class EfficientNetFeatures(Switchable):
         batch, _, height, width = x.shape
         if batch == 0 or height == 0 or width == 0:
             raise ValueError(f"x: expected shape {expected} without a zero, got {tuple(x.shape)}")
-        last = self.stages[-1][-1].project.bn  # type: ignore[index, union-attr]
+        last = self.stages[-1][-1].project.bn  # type: ignore[index]
         if last.training and batch == 1 and height <= STRIDE and width <= STRIDE:
             raise ValueError(
                 "x: expected more than 1 value per channel in the last feature map when training (a batch above 1 or "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from effnet.config import TF_BN_EPS, TF_PREFIX
+from effnet.config import TF_BN_EPS, TF_PREFIX, VARIANTS
 from effnet.weights.files import WeightsSource, read_state_dict
 from effnet.weights.names import LAYOUTS, Layout, classifier_names, end_names, head_names, tensor_names
 
@@ -139,7 +139,9 @@ def _check_fit(
         return
     if any(name.startswith(f"{layout.classifier}.") for name in misshapen):
         lines.append("  (classifier=False leaves the classifier out, to fine-tune on other classes)")
-    raise ValueError(f"weights, named as {layout.name} does, do not fit {model.name}; nothing loaded\n" + "\n".join(lines))
+    raise ValueError(
+        f"weights, named as {layout.name} does, do not fit {model.name}; nothing loaded\n" + "\n".join(lines)
+    )
 
 
 def _adopt_conventions(model: "EfficientNetFeatures", layout: Layout, source: str | None) -> None:
@@ -147,7 +149,9 @@ def _adopt_conventions(model: "EfficientNetFeatures", layout: Layout, source: st
     if layout.name == "effnet":
         return
     if layout.name == "torchvision":
-        model.padding, model.bn_eps = "symmetric", model.variant.bn_eps
+        # The table's row: the model's own may have been changed by the tf_ prefix or an argument.
+        row = VARIANTS.get(model.name.removeprefix(TF_PREFIX), model.variant)
+        model.padding, model.bn_eps = "symmetric", row.bn_eps
         return
     tensorflow = layout.name == "efficientnet_pytorch" or source == "tf"
     if layout.name == "timm" and source is None:
