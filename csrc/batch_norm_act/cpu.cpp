@@ -7,9 +7,7 @@
 namespace effnet_kernels::cpu {
 namespace {
 
-Extent extent_of(const Tensor& x) {
-  return {dtype_of(x), layout_of(x), x.size(0), x.size(1), x.size(2) * x.size(3)};
-}
+Extent extent_of(const Tensor& x) { return {dtype_of(x), layout_of(x), x.size(0), x.size(1), x.size(2) * x.size(3)}; }
 
 // keep[n] as a factor per image and channel, or nothing.
 template <class A>
@@ -54,21 +52,24 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& gamma,
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& x, const Tensor& gamma,
                                             const Tensor& beta, const Tensor& mean, const Tensor& var,
-                                            const OptionalTensor& keep, bool training, double eps,
-                                            int64_t activation) {
+                                            const OptionalTensor& keep, bool training, double eps, int64_t activation) {
   const Extent extent = extent_of(x);
   const Activation act{activation};
   check_dense_like(grad, x, extent.layout, "grad");
   return dispatch_accumulator(extent.dtype, [&](auto type) -> std::tuple<Tensor, Tensor, Tensor> {
     using A = typename decltype(type)::type;
-    const auto bn = batch_norm_values<A>(gamma, beta, given_statistics<A>(mean, var, extent.channels),
-                                         extent.channels, eps);
+    const auto bn =
+        batch_norm_values<A>(gamma, beta, given_statistics<A>(mean, var, extent.channels), extent.channels, eps);
     const Buffer<A> factors = keep_factors<A>(keep, extent);
     const auto sums = image_backward_sums<A>(extent, act, grad, x, bn.affine(), false);
     const auto gradient = batch_norm_gradient<A>(extent, sums.slope.data(), sums.slope_x.data(), data_or_null(factors),
                                                  nullptr, nullptr, nullptr, training);
     Tensor dx = torch::stable::empty_like(x);
-    input_gradient({extent, act, grad.const_data_ptr(), x.const_data_ptr(), bn.affine(),
+    input_gradient({extent,
+                    act,
+                    grad.const_data_ptr(),
+                    x.const_data_ptr(),
+                    bn.affine(),
                     {data_or_null(factors), nullptr, gradient.mean_dv.data(), gradient.mean_dv_x.data()},
                     dx.mutable_data_ptr()});
     return {dx, parameter_gradient(gradient.dgamma.data(), 1, extent.channels, gamma),
@@ -77,8 +78,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& x,
 }
 
 // running ← (1 − momentum) · running + momentum · batch, with the unbiased variance.
-void update_running_stats(Tensor running_mean, Tensor running_var, const Tensor& mean, const Tensor& var,
-                          int64_t count, double momentum) {
+void update_running_stats(Tensor running_mean, Tensor running_var, const Tensor& mean, const Tensor& var, int64_t count,
+                          double momentum) {
   const int64_t channels = mean.numel();
   const auto move_toward = [&](Tensor& running, const Tensor& batch, double scale) {
     Buffer<double> values = read_rows<double>(running, 1, channels);

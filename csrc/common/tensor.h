@@ -56,10 +56,11 @@ inline Layout layout_of(const Tensor& t) {
 }
 
 inline void check_dense_like(const Tensor& t, const Tensor& like, Layout layout, const char* argument) {
-  STD_TORCH_CHECK(t.dim() == 4 && t.scalar_type() == like.scalar_type(), argument, ": expected 4 dimensions and the dtype of the input");
+  STD_TORCH_CHECK(t.dim() == 4 && t.scalar_type() == like.scalar_type(), argument,
+                  ": expected 4 dimensions and the dtype of the input");
   for (int d = 0; d < 4; ++d) {
-    STD_TORCH_CHECK(t.size(d) == like.size(d), argument, ": expected size ", like.size(d), " in dimension ", d, ", got ",
-                    t.size(d));
+    STD_TORCH_CHECK(t.size(d) == like.size(d), argument, ": expected size ", like.size(d), " in dimension ", d,
+                    ", got ", t.size(d));
   }
   const bool dense = layout == Layout::nchw ? t.is_contiguous() : is_channels_last(t);
   STD_TORCH_CHECK(dense || t.numel() == 0, argument, ": expected the layout of the input");

@@ -9,8 +9,15 @@ namespace {
 MBConvCore core_of(const Tensor& x, const Tensor& w, const Tensor& gamma, const Tensor& beta,
                    const OptionalTensor& mean, const OptionalTensor& var, int64_t stride,
                    const std::vector<int64_t>& padding, double eps, int64_t activation) {
-  return {x,      w,       std::nullopt,           {gamma, beta, mean, var, eps}, std::nullopt,
-          stride, padding, Activation(activation), Activation::sigmoid};
+  return {x,
+          w,
+          std::nullopt,
+          {gamma, beta, mean, var, eps},
+          std::nullopt,
+          stride,
+          padding,
+          Activation(activation),
+          Activation::sigmoid};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& w, const Tensor& gamma,
@@ -18,8 +25,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor
                                                    const OptionalTensor& var, int64_t stride,
                                                    const std::vector<int64_t>& padding, double eps,
                                                    int64_t activation) {
-  const MBConvForward r =
-      mbconv_forward(core_of(x, w, gamma, beta, mean, var, stride, padding, eps, activation));
+  const MBConvForward r = mbconv_forward(core_of(x, w, gamma, beta, mean, var, stride, padding, eps, activation));
   return {r.out, r.y, r.mean2, r.var2};
 }
 

@@ -163,7 +163,8 @@ class BackwardUnit {
         });
         continue;
       }
-      V beta_sum = load(dbeta.data() + v * V::size, AllLanes{}), gamma_sum = load(dgamma.data() + v * V::size, AllLanes{});
+      V beta_sum = load(dbeta.data() + v * V::size, AllLanes{}),
+        gamma_sum = load(dgamma.data() + v * V::size, AllLanes{});
       block.for_each_in_row(s.width, v, [&](int64_t to, int64_t from, auto lanes) {
         const V dv = load(da.data() + from, AllLanes{}) * load(slope.data() + from, AllLanes{});
         store(dx + to, dv, lanes);

@@ -57,9 +57,7 @@ struct Block {
   }
 
   // Vectors that cover `pixels` neighbouring pixels of one row.
-  static int64_t row_vectors(int64_t pixels) {
-    return L == Layout::nhwc ? pixels : (pixels + size - 1) / size;
-  }
+  static int64_t row_vectors(int64_t pixels) { return L == Layout::nhwc ? pixels : (pixels + size - 1) / size; }
 };
 
 // Stores to a scratch row. Scratch has room for every lane of a pixel's channels, but beyond the end of an NCHW row
@@ -85,12 +83,8 @@ struct PaddedRow {
     return {stride, L == Layout::nchw && stride == 2 ? (positions + 1) / 2 + 2 * Vec<A>::size : 0};
   }
   bool split() const { return phase > 0; }
-  int64_t size(int64_t positions) const {
-    return split() ? 2 * phase : positions * pixel + 2 * Vec<A>::size;
-  }
-  int64_t tap(int64_t position) const {
-    return split() ? position % 2 * phase + position / 2 : position * pixel;
-  }
+  int64_t size(int64_t positions) const { return split() ? 2 * phase : positions * pixel + 2 * Vec<A>::size; }
+  int64_t tap(int64_t position) const { return split() ? position % 2 * phase + position / 2 : position * pixel; }
   int64_t step() const { return L == Layout::nhwc ? stride * kBlock : Vec<A>::size; }
 
   // Moves a contiguous row of `positions` to its two halves.

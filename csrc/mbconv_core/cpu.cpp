@@ -11,8 +11,15 @@ MBConvCore core_of(const Tensor& u, const Tensor& w, const OptionalTensor& gamma
                    const OptionalTensor& mean2, const OptionalTensor& var2, const OptionalTensor& w1,
                    const OptionalTensor& b1, const OptionalTensor& w2, const OptionalTensor& b2, int64_t stride,
                    const std::vector<int64_t>& padding, double eps1, double eps2, int64_t activation, int64_t gate) {
-  MBConvCore core{u,      w,       std::nullopt,           {gamma2, beta2, mean2, var2, eps2}, std::nullopt,
-                  stride, padding, Activation(activation), Activation(gate)};
+  MBConvCore core{u,
+                  w,
+                  std::nullopt,
+                  {gamma2, beta2, mean2, var2, eps2},
+                  std::nullopt,
+                  stride,
+                  padding,
+                  Activation(activation),
+                  Activation(gate)};
   if (gamma1) core.bn1 = BatchNormTensors{*gamma1, *beta1, mean1, var1, eps1};
   if (w1) core.se = ExciteTensors{*w1, *b1, *w2, *b2};
   return core;

@@ -20,18 +20,26 @@ struct Geometry {
     STD_TORCH_CHECK(k == 3 || k == 5 || k == 7, "w: expected a kernel of 3, 5 or 7, got ", k);
     STD_TORCH_CHECK(stride == 1 || stride == 2, "stride: expected 1 or 2, got ", stride);
     STD_TORCH_CHECK(core.padding.size() == 4, "padding: expected (top, bottom, left, right)");
-    for (const int64_t p : core.padding) STD_TORCH_CHECK(p >= 0 && p < k, "padding: expected 0 to ", k - 1, ", got ", p);
+    for (const int64_t p : core.padding)
+      STD_TORCH_CHECK(p >= 0 && p < k, "padding: expected 0 to ", k - 1, ", got ", p);
     const auto out_size = [&](int64_t size, int64_t before, int64_t after) {
       const int64_t padded = size + before + after;
       STD_TORCH_CHECK(padded >= k, "u: expected a padded size of at least ", k, ", got ", padded);
       return (padded - k) / stride + 1;
     };
-    const DepthwiseShape shape{u.size(0), u.size(1), u.size(2), u.size(3),
+    const DepthwiseShape shape{u.size(0),
+                               u.size(1),
+                               u.size(2),
+                               u.size(3),
                                out_size(u.size(2), core.padding[0], core.padding[1]),
                                out_size(u.size(3), core.padding[2], core.padding[3]),
-                               int(k), int(stride), int(core.padding[0]), int(core.padding[2])};
+                               int(k),
+                               int(stride),
+                               int(core.padding[0]),
+                               int(core.padding[2])};
     const DType dtype = dtype_of(u);
-    return {shape, {dtype, layout, shape.images, shape.channels, shape.pixels()},
+    return {shape,
+            {dtype, layout, shape.images, shape.channels, shape.pixels()},
             {dtype, layout, shape.images, shape.channels, shape.out_pixels()}};
   }
 
@@ -58,8 +66,8 @@ template <class A>
 BatchNormValues<A> prologue(const MBConvCore& core, const Extent& in, MBConvForward& result) {
   if (!core.bn1) return identity_batch_norm<A>(in.channels);
   const bool batch = !core.bn1->mean;
-  Statistics<A> statistics = batch ? batch_statistics<A>(in, core.u)
-                                   : given_statistics<A>(*core.bn1->mean, *core.bn1->var, in.channels);
+  Statistics<A> statistics =
+      batch ? batch_statistics<A>(in, core.u) : given_statistics<A>(*core.bn1->mean, *core.bn1->var, in.channels);
   if (batch) {
     result.mean1 = statistic_tensor(statistics.mean, core.u, in.channels);
     result.var1 = statistic_tensor(statistics.var, core.u, in.channels);
@@ -72,8 +80,17 @@ MBConvForward forward(const MBConvCore& core) {
   const Geometry g = Geometry::of(core);
   const int64_t channels = g.out.channels, row = g.out.row();
   const auto nothing = [&] { return empty_vector(core.u, {0}); };
-  MBConvForward result{g.empty_output(core.u), g.empty_output(core.u), nothing(), nothing(), nothing(), nothing(),
-                       nothing(), nothing(), nothing(), nothing(), nothing()};
+  MBConvForward result{g.empty_output(core.u),
+                       g.empty_output(core.u),
+                       nothing(),
+                       nothing(),
+                       nothing(),
+                       nothing(),
+                       nothing(),
+                       nothing(),
+                       nothing(),
+                       nothing(),
+                       nothing()};
   const BatchNormValues<A> bn1 = prologue<A>(core, g.in, result);
 
   // F2: y and, where they are needed, its parts' statistics.
@@ -139,9 +156,9 @@ Tensor inference(const MBConvCore& core) {
   const int64_t channels = g.out.channels;
   MBConvForward unused;
   const BatchNormValues<A> bn1 = prologue<A>(core, g.in, unused);
-  const auto bn2 = batch_norm_values<A>(core.bn2.gamma, core.bn2.beta,
-                                        given_statistics<A>(*core.bn2.mean, *core.bn2.var, channels), channels,
-                                        core.bn2.eps);
+  const auto bn2 =
+      batch_norm_values<A>(core.bn2.gamma, core.bn2.beta, given_statistics<A>(*core.bn2.mean, *core.bn2.var, channels),
+                           channels, core.bn2.eps);
   const DepthwiseUnits units = forward_units(g.shape, g.in.layout);
   Buffer<A> sums(core.se ? g.out.images * units.strips * g.out.row() : 0);
   const Buffer<A> weight = read_depthwise_weight<A>(core.w, channels, g.shape.taps());
@@ -181,8 +198,16 @@ MBConvBackward backward(const MBConvCore& core, const Tensor& grad, const Tensor
   const Geometry g = Geometry::of(core);
   const int64_t channels = g.out.channels, row = g.out.row();
   const auto nothing = [&] { return empty_vector(core.u, {0}); };
-  MBConvBackward result{torch::stable::empty_like(core.u), core.w, nothing(), nothing(), nothing(), nothing(),
-                        nothing(), nothing(), nothing(), nothing()};
+  MBConvBackward result{torch::stable::empty_like(core.u),
+                        core.w,
+                        nothing(),
+                        nothing(),
+                        nothing(),
+                        nothing(),
+                        nothing(),
+                        nothing(),
+                        nothing(),
+                        nothing()};
   const auto bn1 = core.bn1 ? saved_batch_norm<A>(*core.bn1, channels) : identity_batch_norm<A>(channels);
   const auto bn2 = saved_batch_norm<A>(core.bn2, channels);
 
@@ -247,8 +272,13 @@ MBConvBackward backward(const MBConvCore& core, const Tensor& grad, const Tensor
     mean_dv[c] = beta_sum[c] / A(count);
     mean_dv_x[c] = gamma_sum[c] / A(count);
   }
-  input_gradient({g.in, Activation::identity, result.du.const_data_ptr(), core.u.const_data_ptr(), bn1.affine(),
-                  {nullptr, nullptr, mean_dv.data(), mean_dv_x.data()}, result.du.mutable_data_ptr()});
+  input_gradient({g.in,
+                  Activation::identity,
+                  result.du.const_data_ptr(),
+                  core.u.const_data_ptr(),
+                  bn1.affine(),
+                  {nullptr, nullptr, mean_dv.data(), mean_dv_x.data()},
+                  result.du.mutable_data_ptr()});
   return result;
 }
 

@@ -7,9 +7,7 @@
 namespace effnet_kernels::cpu {
 namespace {
 
-Extent extent_of(const Tensor& x) {
-  return {dtype_of(x), layout_of(x), x.size(0), x.size(1), x.size(2) * x.size(3)};
-}
+Extent extent_of(const Tensor& x) { return {dtype_of(x), layout_of(x), x.size(0), x.size(1), x.size(2) * x.size(3)}; }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& w1, const Tensor& b1,
                                                    const Tensor& w2, const Tensor& b2, int64_t activation,
@@ -47,8 +45,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, 
     for (int64_t i = 0; i < gradient.dpooled.size(); ++i) gradient.dpooled[i] /= A(extent.pixels);
     const Buffer<A> zero(extent.row());
     Tensor dx = torch::stable::empty_like(x);
-    input_gradient({extent, Activation::identity, grad.const_data_ptr(), x.const_data_ptr(), none.affine(),
-                    {se.scale.data(), gradient.dpooled.data(), zero.data(), zero.data()}, dx.mutable_data_ptr()});
+    input_gradient({extent,
+                    Activation::identity,
+                    grad.const_data_ptr(),
+                    x.const_data_ptr(),
+                    none.affine(),
+                    {se.scale.data(), gradient.dpooled.data(), zero.data(), zero.data()},
+                    dx.mutable_data_ptr()});
     return {dx, parameter_gradient(gradient.dw1.data(), se.squeezed, extent.channels, w1),
             parameter_gradient(gradient.db1.data(), 1, se.squeezed, b1),
             parameter_gradient(gradient.dw2.data(), extent.channels, se.squeezed, w2),

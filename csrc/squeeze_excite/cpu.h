@@ -15,13 +15,13 @@ struct ExciteParams {
   DType dtype;  // of the arrays: float32 or float64
   Activation activation, gate;
   int64_t images, channels, squeezed;
-  const void *w1, *b1, *w2, *b2;  // (S, C), (S), (C, S), (C)
+  const void *w1, *b1, *w2, *b2;   // (S, C), (S), (C, S), (C)
   void *pooled, *hidden, *logits;  // (N, C), (N, S), (N, C); hidden and logits before their activations
   void* scale;                     // (N, C): gate(logits)
   // backward
-  const void* dscale;              // (N, C)
+  const void* dscale;                   // (N, C)
   void *dlogits, *dhidden, *activated;  // (N, C), (N, S), (N, S)
-  void* dpooled;                   // (N, C)
+  void* dpooled;                        // (N, C)
   void *dw1, *db1, *dw2, *db2;
 };
 // pooled → hidden, logits, scale.

@@ -20,7 +20,8 @@ EK_INLINE void add_scaled(A* y, A factor, const A* x, int64_t size) {
 template <class A>
 void activate_row(Activation activation, const A* v, A* out, int64_t size) {
   dispatch_activation(activation, [&](auto act) {
-    for (int64_t i = 0; i < size; i += Vec<A>::size) store(out + i, activate<act()>(load(v + i, AllLanes{})), AllLanes{});
+    for (int64_t i = 0; i < size; i += Vec<A>::size)
+      store(out + i, activate<act()>(load(v + i, AllLanes{})), AllLanes{});
   });
 }
 

@@ -146,7 +146,8 @@ template <class A>
 Statistics<A> batch_statistics(const Extent& extent, const Tensor& x) {
   Buffer<A> means(extent.parts() * extent.row()), m2s(extent.parts() * extent.row());
   statistics({extent, x.const_data_ptr(), means.data(), m2s.data()});
-  return merge_statistics(means, m2s, extent.parts(), extent.row(), [&](int64_t part) { return extent.part_pixels(part); });
+  return merge_statistics(means, m2s, extent.parts(), extent.row(),
+                          [&](int64_t part) { return extent.part_pixels(part); });
 }
 
 // A BatchNorm's constants per channel, zero in the padding.
@@ -161,7 +162,8 @@ BatchNormValues<A> batch_norm_values(const Tensor& gamma, const Tensor& beta, St
                                      int64_t channels, double eps) {
   const int64_t row = padded_channels(channels);
   const Buffer<A> gammas = read_rows<A>(gamma, 1, channels);
-  BatchNormValues<A> values{std::move(statistics.mean), Buffer<A>(row), Buffer<A>(row), read_rows<A>(beta, 1, channels)};
+  BatchNormValues<A> values{std::move(statistics.mean), Buffer<A>(row), Buffer<A>(row),
+                            read_rows<A>(beta, 1, channels)};
   for (int64_t c = 0; c < channels; ++c) {
     values.rstd[c] = A(1.0 / std::sqrt(double(statistics.var[c]) + eps));
     values.scale[c] = gammas[c] * values.rstd[c];
@@ -191,9 +193,11 @@ BackwardSums<A> image_backward_sums(const Extent& extent, Activation activation,
                                     const Affine& affine, bool with_gz) {
   const int64_t size = extent.parts() * extent.row();
   Buffer<A> gz(with_gz ? size : 0), slope(size), slope_x(size);
-  backward_sums({extent, activation, grad.const_data_ptr(), x.const_data_ptr(), affine,
-                 with_gz ? gz.data() : nullptr, slope.data(), slope_x.data()});
-  const auto per_image = [&](const Buffer<A>& sums) { return sum_rows(sums, extent.images, extent.chunks(), extent.row()); };
+  backward_sums({extent, activation, grad.const_data_ptr(), x.const_data_ptr(), affine, with_gz ? gz.data() : nullptr,
+                 slope.data(), slope_x.data()});
+  const auto per_image = [&](const Buffer<A>& sums) {
+    return sum_rows(sums, extent.images, extent.chunks(), extent.row());
+  };
   return {with_gz ? per_image(gz) : Buffer<A>(0), per_image(slope), per_image(slope_x)};
 }
 

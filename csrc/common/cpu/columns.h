@@ -167,11 +167,14 @@ EK_INLINE void accumulate_moments(RunningMoments<accumulator_t<T>>& moments, con
     Vec<A> sum = Vec<A>::zero();
     tile.for_each_vector([&](int64_t i, auto lanes) { sum += load(x + i, lanes); });
     const Vec<A> mean = channel_sum<L>(sum) * Vec<A>::broadcast(A(1) / A(elements));
-    Vec<A> m2 = Vec<A>::zero();
+    // The mean's own rounding error, left in the sum of deviations, corrects both it and M2.
+    Vec<A> m2 = Vec<A>::zero(), deviations = Vec<A>::zero();
     tile.for_each_vector([&](int64_t i, auto lanes) {
       const Vec<A> deviation = fill_lanes(load(x + i, lanes), mean, lanes) - mean;
       m2 += deviation * deviation;
+      deviations += deviation;
     });
-    moments.merge(mean, channel_sum<L>(m2), elements);
+    const Vec<A> left = channel_sum<L>(deviations), correction = left * Vec<A>::broadcast(A(1) / A(elements));
+    moments.merge(mean + correction, channel_sum<L>(m2) - left * correction, elements);
   } while (first < column.count);
 }

@@ -45,8 +45,7 @@
 #undef EK_VECTOR_BYTES
 #pragma GCC pop_options
 
-#define EK_SELECT(function)                                    \
-  ::effnet_kernels::cpu::select(&baseline::function, &avx2::function, &avx512::function)
+#define EK_SELECT(function) ::effnet_kernels::cpu::select(&baseline::function, &avx2::function, &avx512::function)
 #else
 #define EK_SELECT(function) (&baseline::function)
 #endif

@@ -95,8 +95,7 @@ void input_gradient_columns(const InputGradientParams& p, int64_t begin, int64_t
   const T* const x = static_cast<const T*>(p.x);
   T* const dx = static_cast<T*>(p.dx);
   for_each_column<A, L>(p.extent, begin, end, [&](const Column<A, L>& column) {
-    const auto gradient =
-        column_gradient<L, A>(p.affine, p.gradient, column.image * p.extent.row(), column.channel);
+    const auto gradient = column_gradient<L, A>(p.affine, p.gradient, column.image * p.extent.row(), column.channel);
     column.for_each_vector([&](int64_t i, auto lanes) {
       store(dx + i, gradient.template through<Act>(load(grad + i, lanes), load(x + i, lanes)), lanes);
     });
@@ -107,9 +106,8 @@ void input_gradient_columns(const InputGradientParams& p, int64_t begin, int64_t
 
 inline void statistics(const StatisticsParams& p, int64_t begin, int64_t end) {
   dispatch_dtype(p.extent.dtype, [&](auto dtype) {
-    dispatch_layout(p.extent.layout, [&](auto layout) {
-      statistics_columns<typename decltype(dtype)::type, layout()>(p, begin, end);
-    });
+    dispatch_layout(p.extent.layout,
+                    [&](auto layout) { statistics_columns<typename decltype(dtype)::type, layout()>(p, begin, end); });
   });
 }
 

@@ -106,8 +106,7 @@ EK_INLINE void store(T* target, Vec<accumulator_t<T>> v, AllLanes) {
     std::memcpy(&bits, &v.raw, sizeof(bits));
     const wide_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest even
     const wide_t quiet_nan = wide_t{} + 0x7fc0u;
-    const narrow_t narrow =
-        __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded, narrow_t);
+    const narrow_t narrow = __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded, narrow_t);
     std::memcpy(target, &narrow, sizeof(narrow));
   } else {
     static_assert(std::is_same_v<T, Half>);
