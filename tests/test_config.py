@@ -76,7 +76,7 @@ def test_a_scaled_variant_grows_in_all_three_dimensions() -> None:
 
 
 def test_a_scaled_variant_needs_a_known_base() -> None:
-    with pytest.raises(ValueError, match="base: expected one of efficientnet_b0, .*, got 'resnet50'"):
+    with pytest.raises(ValueError, match=r"base: expected one of efficientnet_b0, .*, got 'resnet50'"):
         effnet.scaled_variant(1, base="resnet50")
 
 

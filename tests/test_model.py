@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tolerances import relative_error
 from torch import Tensor, nn
 
 import effnet
 import effnet_kernels.ops
 from effnet.blocks import PaddedConv2d, ResidualBlock
 from effnet.config import Stage, Variant
+from tolerances import relative_error
 
 PARAMETERS = {
     "efficientnet_b0": 5_288_548,
@@ -92,6 +92,11 @@ def images(batch: int = 4, size: int = 48) -> Tensor:
 def on_meta(name: str) -> nn.Module:
     with torch.device("meta"):
         return effnet.create_model(name)
+
+
+def assert_agree(actual: Tensor, expected: Tensor) -> None:
+    """Equal in float64 but for rounding; the absolute part is for gradients that are zero in exact arithmetic."""
+    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-11)
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
@@ -322,7 +327,7 @@ class TestSwitch:
             gradients = torch.autograd.grad(out.square().sum(), [x, *model.parameters()])
             results.append([out, *gradients, *model.buffers()])
         for unfused, fused_result in zip(*results, strict=True):
-            assert relative_error(fused_result, unfused) < 1e-9
+            assert_agree(fused_result, unfused)
 
     def test_twins_train_identically_and_may_switch_at_any_step(self) -> None:
         """With drop-connect and dropout on: the same random draws fused, unfused and alternating."""
@@ -342,7 +347,7 @@ class TestSwitch:
         assert relative_error(unfused["classifier.weight"], tiny().state_dict()["classifier.weight"]) > 1e-3
         for other in (train(lambda step: True), train(lambda step: step % 2 == 0)):
             for name, expected in unfused.items():
-                assert relative_error(other[name], expected) < 1e-8, name
+                assert_agree(other[name], expected)
 
     def test_survives_a_deep_copy(self) -> None:
         assert copy.deepcopy(tiny(fused=True)).fused is True

@@ -10,11 +10,11 @@ import pytest
 import timm
 import torch
 import torchvision
-from tolerances import relative_error
 from torch import Tensor, nn
 
 import effnet
 from effnet.weights.names import LAYOUTS, tensor_names
+from tolerances import relative_error
 
 TOLERANCE = 1e-4
 
@@ -334,27 +334,27 @@ class TestRefusals:
 
     def test_a_smaller_variants_weights_do_not_fit(self, b0: nn.Module) -> None:
         model = effnet.create_model("efficientnet_b1")
-        with pytest.raises(ValueError, match="missing: blocks.0.1.conv_dw.weight"):
+        with pytest.raises(ValueError, match=r"missing: blocks.0.1.conv_dw.weight"):
             effnet.load_weights(model, effnet.export_weights(b0, "timm"))
 
     def test_a_tensor_without_values_is_refused_before_copying(self, b0: nn.Module) -> None:
         model = effnet.create_model("efficientnet_b0")
         stem = model.stem.conv.weight.detach().clone()
         weights = {**b0.state_dict(), "classifier.bias": torch.empty(1000, device="meta")}
-        with pytest.raises(ValueError, match="without dense values: classifier.bias"):
+        with pytest.raises(ValueError, match=r"without dense values: classifier.bias"):
             effnet.load_weights(model, weights)
         assert torch.equal(model.stem.conv.weight, stem)
 
     def test_unknown_names_are_refused(self) -> None:
         model = effnet.create_model("efficientnet_b0")
-        with pytest.raises(ValueError, match="weights: expected the names of one of effnet, torchvision, .*layer1.0"):
+        with pytest.raises(ValueError, match=r"weights: expected the names of one of effnet, torchvision, .*layer1.0"):
             effnet.load_weights(model, {"layer1.0.weight": torch.zeros(1)})
         with pytest.raises(ValueError, match="got no tensors at all"):
             effnet.load_weights(model, {})
 
     def test_source_must_be_known_and_agree(self, b0: nn.Module) -> None:
         model = effnet.create_model("efficientnet_b0")
-        with pytest.raises(ValueError, match="source: expected one of effnet, torchvision, timm, tf, .*got 'keras'"):
+        with pytest.raises(ValueError, match=r"source: expected one of effnet, torchvision, timm, tf, .*got 'keras'"):
             effnet.load_weights(model, b0.state_dict(), source="keras")
         with pytest.raises(ValueError, match="source: got 'timm', but the weights have the names of torchvision"):
             effnet.load_weights(model, effnet.export_weights(b0, "torchvision"), source="timm")
@@ -387,7 +387,7 @@ class TestFiles:
                 return Path.touch, (trace,)
 
         torch.save({"stem.conv.weight": Malicious()}, path)
-        with pytest.raises(ValueError, match="malicious.pth: refused, it is damaged or holds more than tensors"):
+        with pytest.raises(ValueError, match=r"malicious.pth: refused, it is damaged or holds more than tensors"):
             effnet.create_model("efficientnet_b0", weights=path)
         assert not trace.exists()
         torch.load(path, weights_only=False)
@@ -415,11 +415,11 @@ class TestFiles:
             effnet.create_model("efficientnet_b0", weights=path)
 
     def test_missing_files_and_unknown_suffixes_are_named(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match="absent.pth: no such file"):
+        with pytest.raises(FileNotFoundError, match=r"absent.pth: no such file"):
             effnet.create_model("efficientnet_b0", weights=tmp_path / "absent.pth")
         path = tmp_path / "weights.h5"
         path.touch()
-        with pytest.raises(ValueError, match="weights.h5: expected a file ending in one of .pth, .*.safetensors"):
+        with pytest.raises(ValueError, match=r"weights.h5: expected a file ending in one of .pth, .*.safetensors"):
             effnet.create_model("efficientnet_b0", weights=path)
 
 
