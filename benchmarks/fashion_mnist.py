@@ -84,7 +84,7 @@ def plot(figures: Path = FIGURES) -> None:
         losses.plot(*_smoothed(measured.step_losses), style, label=measured.label)
         epochs = range(1, len(measured.test_accuracies) + 1)
         accuracies.plot(epochs, [100 * a for a in measured.test_accuracies], style, marker="o", label=measured.label)
-    losses.set(xlabel="step", ylabel=f"training loss, mean of {SMOOTHING_STEPS} steps", yscale="log")
+    losses.set(xlabel="step", ylabel=f"training loss, mean of {SMOOTHING_STEPS} steps")
     accuracies.set(xlabel="epoch", ylabel="test accuracy of the average, %")
     for axes in (losses, accuracies):
         axes.legend()

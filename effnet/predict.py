@@ -82,7 +82,8 @@ def load_predictor(
         effnet.load_weights(network, tensors, source)
     except OptionError:
         raise
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, LookupError) as error:
+        # LookupError is what torch's unpickler may end on in a file cut short.
         raise OptionError("weights", "weights that can be read and fit the model", str(error)) from error
     if labels is not None:
         preprocessing, classes = labels.preprocessing, labels.classes

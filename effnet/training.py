@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -348,7 +349,7 @@ def _checked_checkpoint(path: Path, options: TrainingOptions) -> Path:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         before, epochs_done = saved["hyper_parameters"], saved["epoch"] + 1
-    except (RuntimeError, KeyError, EOFError, OSError, TypeError, ValueError) as error:
+    except (RuntimeError, LookupError, EOFError, OSError, TypeError, ValueError, UnpicklingError) as error:
         raise OptionError("resume", "a checkpoint of `effnet train`", f"{path}: {error}") from error
     now = _plain(options)
     for name in FIXED_OPTIONS:

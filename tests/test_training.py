@@ -276,6 +276,10 @@ def test_resuming_something_else_is_refused(straight: TrainingResult, tmp_path: 
         small_run(tmp_path, epochs=3, resume=checkpoint)
     with pytest.raises(OptionError, match="resume: expected a checkpoint of `effnet train`"):
         small_run(tmp_path, epochs=4, resume=str(straight.weights))
+    for size in (0, 10, 1000):
+        (tmp_path / "cut.ckpt").write_bytes(straight.checkpoint.read_bytes()[:size])
+        with pytest.raises(OptionError, match="resume: expected a checkpoint of `effnet train`"):
+            small_run(tmp_path, epochs=4, resume=str(tmp_path / "cut.ckpt"))
 
 
 def test_help_explains_every_option() -> None:

@@ -1,11 +1,16 @@
 """``effnet predict``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from effnet.cli.errors import as_bad_parameter
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from effnet.predict import Guess
 
 FAILED = 1
 
@@ -31,6 +36,7 @@ def predict(
 ) -> None:
     """Print the likeliest classes of every picture; exit code 1 if one could not be read."""
     from rich.console import Console
+    from rich.text import Text
 
     from effnet.images import UnreadableImageError, read_image
     from effnet.predict import load_predictor
@@ -46,18 +52,20 @@ def predict(
             typer.echo(error, err=True)
             failed += 1
             continue
-        console.print(_table(str(path), [(g.name, g.probability) for g in predictor.guesses(image, top)]))
+        # Not as the table's title, which breaks a long path over several lines.
+        console.print(Text(str(path), style="bold"), soft_wrap=True)
+        console.print(_table(predictor.guesses(image, top)))
     if failed:
         typer.echo(f"{failed} of {len(images)} pictures could not be read", err=True)
         raise typer.Exit(FAILED)
 
 
-def _table(title: str, rows: list[tuple[str, float]]) -> object:
+def _table(guesses: "list[Guess]") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("class", title=Text(title), title_justify="left")
+    table = Table("class")
     table.add_column("probability", justify="right")
-    for name, probability in rows:
-        table.add_row(Text(name), f"{probability:.2%}")
+    for guess in guesses:
+        table.add_row(Text(guess.name), f"{guess.probability:.2%}")
     return table
