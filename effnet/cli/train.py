@@ -58,20 +58,23 @@ def train(
 ) -> None:
     """Train a network: with no arguments, EfficientNet-B0 on scikit-learn's digits at 32×32."""
     chosen = dict(locals())
+    from lightning.pytorch.utilities import rank_zero_only
+
     from effnet.options import TrainingOptions
     from effnet.training import train as run
 
     with as_bad_parameter():
         options = TrainingOptions(**chosen)
-        _announce(options)
+        rank_zero_only(_announce)(options)
         try:
             result = run(options)
         except KeyboardInterrupt:
             typer.echo(f"Stopped. Continue with the same options and --resume {options.folder / 'last.ckpt'}", err=True)
             raise typer.Exit(STOPPED_BY_INTERRUPT) from None
-    typer.echo(f"test accuracy {result.test_accuracy:.2%}, test loss {result.test_loss:.4f}")
-    typer.echo(f"checkpoint {result.checkpoint}")
-    typer.echo(f"weights {result.weights}")
+    say = rank_zero_only(typer.echo)
+    say(f"test accuracy {result.test_accuracy:.2%}, test loss {result.test_loss:.4f}")
+    say(f"checkpoint {result.checkpoint}")
+    say(f"weights {result.weights}")
 
 
 def _announce(options: Any) -> None:
