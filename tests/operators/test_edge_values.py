@@ -40,15 +40,18 @@ def test_empty_batch(operator: str, layout: str, training: bool) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("offset", [1e3, -3e4])
-def test_variance_of_a_large_mean(offset: float, layout: str) -> None:
-    """E[x²] − E[x]² in float32 would lose the whole variance of 1 around a mean of 3e4."""
+@pytest.mark.parametrize(("offset", "bound"), [(1e3, 100 * EPS), (-3e4, EPS * 3e4 / 0.58)])
+def test_variance_of_a_large_mean(offset: float, bound: float, layout: str) -> None:
+    """Float32 accuracy at 1000 ± 1; at 30,000 ± 1 what rounding the pieces' means to float32 leaves.
+
+    E[x²] − E[x]² in float32 would be off by eps · (mean / deviation)²: 0.4 and 300.
+    """
     noise = torch.rand(4, 17, 20, 15, generator=torch.Generator().manual_seed(0)) * 2 - 1
     x = laid_out(noise + offset, layout)
     mean, var = torch.zeros(17), torch.zeros(17)
     ek.batch_norm_act(x, None, None, mean, var, momentum=1.0)
     assert_close(mean, x.double().mean((0, 2, 3)), 4 * EPS, "mean")
-    assert_close(var, x.double().var((0, 2, 3)), 100 * EPS, "var")
+    assert_close(var, x.double().var((0, 2, 3)), bound, "var")
 
 
 @pytest.mark.parametrize("operator", ["batch_norm_act", "depthwise_conv_bn_act", "mbconv_core"])
