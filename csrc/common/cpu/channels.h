@@ -136,7 +136,8 @@ Statistics<A> merge_statistics(const Buffer<A>& means, const Buffer<A>& m2s, int
   Statistics<A> statistics{Buffer<A>(row), Buffer<A>(row)};
   for (int64_t c = 0; c < row; ++c) {
     statistics.mean[c] = A(mean[c]);
-    statistics.var[c] = count > 0 ? A(m2[c] / count) : A(0);
+    // The correction of a tile's M2 can leave a constant channel a rounding error below zero.
+    statistics.var[c] = count == 0 || m2[c] < 0 ? A(0) : A(m2[c] / count);
   }
   return statistics;
 }
