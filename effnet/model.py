@@ -129,7 +129,7 @@ class EfficientNet(EfficientNetFeatures):
     def forward(self, x: Tensor) -> Tensor:
         self._check_input(x)
         x = self.head(self.stages(self.stem(x)))
-        pooled = F.dropout(x.mean((2, 3)), self.dropout, self.training)
+        pooled = F.dropout(F.adaptive_avg_pool2d(x, 1).flatten(1), self.dropout, self.training)
         return cast(Tensor, self.classifier(pooled))
 
 

@@ -13,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 import effnet
+from effnet.blocks import ResidualBlock
 from effnet.weights.names import LAYOUTS, tensor_names
 from tolerances import relative_error
 
@@ -24,8 +25,8 @@ TIMM = [
     *(f"efficientnet_b{number}" for number in range(6)),
     *(f"efficientnet_lite{number}" for number in range(5)),
     "efficientnetv2_s",
-    *(f"tf_efficientnet_b{number}" for number in (0, 1, 2, 5)),
-    *(f"tf_efficientnet_lite{number}" for number in (0, 4)),
+    *(f"tf_efficientnet_b{number}" for number in range(6)),
+    *(f"tf_efficientnet_lite{number}" for number in range(5)),
     "tf_efficientnetv2_s",
 ]
 TIMM_LARGE = [
@@ -47,7 +48,8 @@ def seeded_images(batch: int, size: int) -> Tensor:
 def randomise(model: nn.Module, images: Tensor) -> None:
     """Random γ, β and running statistics; the latter around the batch's own, so that no channel explodes or dies.
 
-    The variance is only ever widened: narrowed at random, a deep network amplifies rounding a million times over.
+    The variance is only ever widened: narrowed at random, a deep network amplifies rounding a million times over. And
+    in this package's networks a block adds a quarter of what comes by its skip, which tames the deepest in training.
     """
     generator = torch.Generator().manual_seed(1)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -57,6 +59,9 @@ def randomise(model: nn.Module, images: Tensor) -> None:
             norm.weight.copy_(0.5 + torch.rand(norm.weight.shape, generator=generator))
             norm.bias.copy_(0.1 * torch.randn(norm.bias.shape, generator=generator))
             norm.momentum = 1.0
+        for block in model.modules():
+            if isinstance(block, ResidualBlock) and block.has_skip:
+                block.project.bn.weight.mul_(0.25)
         model.train()(images)
         for norm in norms:
             assert norm.running_mean is not None and norm.running_var is not None
@@ -73,9 +78,10 @@ def build_reference(library: str, name: str) -> nn.Module:
     return timm.create_model(name)
 
 
-def assert_same_network(library: str, name: str, batch: int = 4, size: int = 64) -> None:
+def assert_same_network(library: str, name: str) -> None:
     """``library``'s network and this one, loaded with its weights: eval and train, fused and unfused."""
-    images = seeded_images(batch, size)
+    images = seeded_images(4, 64)
+    torch.manual_seed(0)
     donor = effnet.create_model(name, dropout=0.0, drop_connect=0.0)
     randomise(donor, images)
     reference = build_reference(library, name)
@@ -116,13 +122,13 @@ def test_timm_gives_the_same_logits_and_statistics(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION_LARGE)
 def test_torchvisions_large_ones_give_the_same(name: str) -> None:
-    assert_same_network("torchvision", name, batch=6)
+    assert_same_network("torchvision", name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TIMM_LARGE)
 def test_timms_large_ones_give_the_same(name: str) -> None:
-    assert_same_network("timm", name, batch=6)
+    assert_same_network("timm", name)
 
 
 @pytest.fixture(scope="module")
