@@ -60,7 +60,7 @@ def train(
     chosen = dict(locals())
     from lightning.pytorch.utilities import rank_zero_only
 
-    from effnet.options import TrainingOptions
+    from effnet.options import CHECKPOINT_NAME, TrainingOptions
     from effnet.training import train as run
 
     with as_bad_parameter():
@@ -69,7 +69,11 @@ def train(
         try:
             result = run(options)
         except KeyboardInterrupt:
-            typer.echo(f"Stopped. Continue with the same options and --resume {options.folder / 'last.ckpt'}", err=True)
+            checkpoint = options.folder / CHECKPOINT_NAME
+            hint = (
+                f"Continue with the same options and --resume {checkpoint}" if checkpoint.exists() else "No epoch done."
+            )
+            typer.echo(f"Stopped. {hint}", err=True)
             raise typer.Exit(STOPPED_BY_INTERRUPT) from None
     say = rank_zero_only(typer.echo)
     say(f"test accuracy {result.test_accuracy:.2%}, test loss {result.test_loss:.4f}")
