@@ -3,7 +3,7 @@
 Three libraries go into ``effnet_kernels``: ``_C`` (schemas and CPU kernels), ``_C_cuda`` (CUDA kernels) and ``_plan``
 (build facts). Which of them are built is decided by :func:`decide` from what is installed here, never from the GPU that
 happens to be visible. Environment variables: ``EFFNET_KERNELS_CUDA`` (0 or 1: without, or not without, ``_C_cuda``),
-``TORCH_CUDA_ARCH_LIST``, ``MAX_JOBS``, ``CXX``, ``CUDA_HOME``.
+``TORCH_CUDA_ARCH_LIST``, ``MAX_JOBS``, ``CXX``, ``CFLAGS`` (a level of optimisation there replaces -O3), ``CUDA_HOME``.
 """
 
 import json
@@ -191,7 +191,9 @@ def extension_modules(reasons: Mapping[str, str | None], toolchain: Toolchain) -
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
     # A POSIX errno and trapping floating-point exceptions would keep the compiler from vectorising; no result changes.
-    optimised = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+    optimised = ["-fno-math-errno", "-fno-trapping-math"]
+    if "-O" not in os.environ.get("CFLAGS", ""):
+        optimised.append("-O3")
     common: dict[str, Any] = {
         "include_dirs": [str(ROOT / "csrc")],
         "define_macros": [("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)],
