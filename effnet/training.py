@@ -110,6 +110,11 @@ class Classifier(LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
 
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Pictures in channels_last, which is the faster layout, fused or not, on CPUs and GPUs."""
+        images, labels = batch
+        return images.contiguous(memory_format=torch.channels_last), labels
+
     def on_train_epoch_start(self) -> None:
         """Draw drop-connect and dropout from the epoch's own seed, so that a resumed epoch draws the same."""
         torch.manual_seed(mixed_seed(self.options.seed, self.current_epoch, self.global_rank))
@@ -283,7 +288,7 @@ def build_model(options: TrainingOptions, num_classes: int) -> torch.nn.Module:
     )
     assert isinstance(model, effnet.EfficientNet)
     torch.nn.init.zeros_(model.classifier.weight)
-    return model
+    return model.to(memory_format=torch.channels_last)
 
 
 def _trainer(options: TrainingOptions, history: History) -> Trainer:
