@@ -100,8 +100,8 @@ class EfficientNetFeatures(Switchable):
         if not x.is_floating_point():
             raise TypeError(f"x: expected a floating dtype (normalised images), got {x.dtype}")
         batch, _, height, width = x.shape
-        if batch == 0 or height == 0 or width == 0:
-            raise ValueError(f"x: expected shape {expected} without a zero, got {tuple(x.shape)}")
+        if height == 0 or width == 0:
+            raise ValueError(f"x: expected H and W of at least 1, got shape {tuple(x.shape)}")
         last = self.stages[-1][-1].project.bn  # type: ignore[index]
         if last.training and batch == 1 and height <= STRIDE and width <= STRIDE:
             raise ValueError(

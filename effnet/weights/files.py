@@ -86,8 +86,9 @@ def _read_file(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: refused, it is damaged or holds more than tensors: {error}") from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: not readable as a PyTorch file: {error}") from error
+    except (RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError) as error:
+        # A damaged file can stop the unpickler anywhere.
+        raise ValueError(f"{path}: not readable as a PyTorch file: {error!r}") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
