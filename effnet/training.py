@@ -95,6 +95,11 @@ class Pictures(LightningDataModule):
     def val_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
         return test_loader(self.test, 4 * self.options.batch_size, self.options.num_workers)
 
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Pictures in channels_last, which is the faster layout, fused or not, on CPUs and GPUs."""
+        images, labels = batch
+        return images.contiguous(memory_format=torch.channels_last), labels
+
 
 class Classifier(LightningModule):
     """A network, its loss and its optimiser."""
@@ -109,11 +114,6 @@ class Classifier(LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
-
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Pictures in channels_last, which is the faster layout, fused or not, on CPUs and GPUs."""
-        images, labels = batch
-        return images.contiguous(memory_format=torch.channels_last), labels
 
     def on_train_epoch_start(self) -> None:
         """Draw drop-connect and dropout from the epoch's own seed, so that a resumed epoch draws the same."""
