@@ -17,12 +17,8 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
 )
 """What follows a BatchNorm, by name."""
 
-GATES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
-    {"sigmoid": F.sigmoid, "hardsigmoid": F.hardsigmoid}
-)
+GATES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({"sigmoid": F.sigmoid, "hardsigmoid": F.hardsigmoid})
 """What turns the squeeze-and-excite logits into scales, by name."""
 
 # The order of `enum class Activation` in csrc/common/activation.h.
-CODES: Mapping[str, int] = MappingProxyType(
-    {name: code for code, name in enumerate((*ACTIVATIONS, *GATES))}
-)
+CODES: Mapping[str, int] = MappingProxyType({name: code for code, name in enumerate((*ACTIVATIONS, *GATES))})

@@ -71,9 +71,7 @@ class DepthwiseConvBNAct2d(nn.Module):
         self.fused = fused
 
     def forward(self, x: Tensor) -> Tensor:
-        return mbconv_core(
-            x, self.conv, self.bn, padding=self.padding, activation=self.activation, fused=self.fused
-        )
+        return mbconv_core(x, self.conv, self.bn, padding=self.padding, activation=self.activation, fused=self.fused)
 
 
 class SqueezeExcite2d(nn.Module):

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """The layout a kernel computes ``x`` in: NCHW where ``x`` is contiguous, else channels_last where its strides say so.
+    """The layout a kernel computes ``x`` in: NCHW where ``x`` is contiguous, else channels_last where strides say so.
 
     A tensor that is neither (a strided slice) counts as the layout whose innermost dimension it has. Single pixels
     are both; their channels are neighbours in memory, so they count as channels_last.

@@ -1,4 +1,4 @@
-"""The operators' definitions in plain PyTorch: differentiable, on any device, and what every kernel is checked against."""
+"""The operators' definitions in plain PyTorch: differentiable, on any device, what every kernel is checked against."""
 
 from effnet_kernels.reference.batch_norm_act import batch_norm_act
 from effnet_kernels.reference.depthwise_conv_bn_act import depthwise_conv_bn_act
