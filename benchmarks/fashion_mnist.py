@@ -39,7 +39,7 @@ def _stem(fused: bool) -> str:
 @app.command()
 def run(
     fused: Annotated[bool, typer.Option("--fused/--no-fused")] = True,
-    epochs: int = 5,
+    epochs: int = 3,
     batch_size: int = 128,
     seed: int = 0,
     limit_batches: int | None = None,
@@ -77,6 +77,7 @@ def plot(figures: Path = FIGURES) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
 
     runs = [_read(figures, fused=False), _read(figures, fused=True)]
     figure, (losses, accuracies) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
@@ -84,6 +85,7 @@ def plot(figures: Path = FIGURES) -> None:
         losses.plot(*_smoothed(measured.step_losses), style, label=measured.label)
         epochs = range(1, len(measured.test_accuracies) + 1)
         accuracies.plot(epochs, [100 * a for a in measured.test_accuracies], style, marker="o", label=measured.label)
+    accuracies.xaxis.set_major_locator(MaxNLocator(integer=True))
     losses.set(xlabel="step", ylabel=f"training loss, mean of {SMOOTHING_STEPS} steps")
     accuracies.set(xlabel="epoch", ylabel="test accuracy of the average, %")
     for axes in (losses, accuracies):
