@@ -54,7 +54,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& x,
                                             const Tensor& beta, const Tensor& mean, const Tensor& var,
                                             const OptionalTensor& keep, bool training, double eps, int64_t activation) {
   const Extent extent = extent_of(x);
-  const Activation act{activation};
+  const auto act = Activation(activation);
   check_dense_like(grad, x, extent.layout, "grad");
   return dispatch_accumulator(extent.dtype, [&](auto type) -> std::tuple<Tensor, Tensor, Tensor> {
     using A = typename decltype(type)::type;

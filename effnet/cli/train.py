@@ -85,8 +85,10 @@ def _announce(options: Any) -> None:
     import torch
 
     from effnet_kernels import backend_for
+    from effnet_kernels.build import describe
 
     size = options.chosen_resolution
     device = torch.device("cuda" if torch.cuda.is_available() and options.accelerator in ("auto", "gpu") else "cpu")
+    typer.echo(describe())
     operators = f"fused operators ({backend_for(device)} backend)" if options.fused else "plain PyTorch"
     typer.echo(f"{options.model} on {options.data} at {size}×{size}, {operators}, seed {options.seed}")
