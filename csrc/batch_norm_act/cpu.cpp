@@ -7,8 +7,6 @@
 namespace effnet_kernels::cpu {
 namespace {
 
-Extent extent_of(const Tensor& x) { return {dtype_of(x), layout_of(x), x.size(0), x.size(1), x.size(2) * x.size(3)}; }
-
 // keep[n] as a factor per image and channel, or nothing.
 template <class A>
 Buffer<A> keep_factors(const OptionalTensor& keep, const Extent& extent) {

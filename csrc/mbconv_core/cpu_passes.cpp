@@ -61,6 +61,23 @@ Excite<A> make_excite(const MBConvCore& core, const Extent& extent) {
                          core.activation, core.gate);
 }
 
+// What the forward and the backward depthwise kernel both take.
+template <class Params, class A>
+Params depthwise_params(const MBConvCore& core, const Geometry& g, const DepthwiseUnits& units, const Buffer<A>& weight,
+                        const BatchNormValues<A>& bn1) {
+  Params p{};
+  p.dtype = g.in.dtype;
+  p.layout = g.in.layout;
+  p.shape = g.shape;
+  p.units = units;
+  p.activation = core.activation;
+  p.x = core.u.const_data_ptr();
+  p.weight = weight.data();
+  p.prologue = core.bn1.has_value();
+  p.affine1 = bn1.affine();
+  return p;
+}
+
 // F1: the constants of BN1 (the identity without it), whose statistics go to result.mean1 and var1.
 template <class A>
 BatchNormValues<A> prologue(const MBConvCore& core, const Extent& in, MBConvForward& result) {
@@ -99,16 +116,7 @@ MBConvForward forward(const MBConvCore& core) {
   const int64_t parts = g.out.images * units.strips;
   Buffer<A> means(batch ? parts * row : 0), m2s(batch ? parts * row : 0);
   const Buffer<A> weight = read_depthwise_weight<A>(core.w, channels, g.shape.taps());
-  DepthwiseForwardParams p{};
-  p.dtype = g.in.dtype;
-  p.layout = g.in.layout;
-  p.shape = g.shape;
-  p.units = units;
-  p.activation = core.activation;
-  p.x = core.u.const_data_ptr();
-  p.weight = weight.data();
-  p.prologue = core.bn1.has_value();
-  p.affine1 = bn1.affine();
+  auto p = depthwise_params<DepthwiseForwardParams>(core, g, units, weight, bn1);
   p.out = result.y.mutable_data_ptr();
   p.mean = batch ? means.data() : nullptr;
   p.m2 = batch ? m2s.data() : nullptr;
@@ -163,16 +171,7 @@ Tensor inference(const MBConvCore& core) {
   Buffer<A> sums(core.se ? g.out.images * units.strips * g.out.row() : 0);
   const Buffer<A> weight = read_depthwise_weight<A>(core.w, channels, g.shape.taps());
   Tensor out = g.empty_output(core.u);
-  DepthwiseForwardParams p{};
-  p.dtype = g.in.dtype;
-  p.layout = g.in.layout;
-  p.shape = g.shape;
-  p.units = units;
-  p.activation = core.activation;
-  p.x = core.u.const_data_ptr();
-  p.weight = weight.data();
-  p.prologue = core.bn1.has_value();
-  p.affine1 = bn1.affine();
+  auto p = depthwise_params<DepthwiseForwardParams>(core, g, units, weight, bn1);
   p.inference = true;
   p.affine2 = bn2.affine();
   p.out = out.mutable_data_ptr();
@@ -240,18 +239,9 @@ MBConvBackward backward(const MBConvCore& core, const Tensor& grad, const Tensor
   const int64_t taps = g.shape.taps(), parts = units.group_parts();
   const Buffer<A> weight = read_depthwise_weight<A>(core.w, channels, int(taps));
   Buffer<A> dweight(parts * taps * row), dbeta1(core.bn1 ? parts * row : 0), dgamma1(core.bn1 ? parts * row : 0);
-  DepthwiseBackwardParams p{};
-  p.dtype = g.in.dtype;
-  p.layout = g.in.layout;
-  p.shape = g.shape;
-  p.units = units;
-  p.activation = core.activation;
+  auto p = depthwise_params<DepthwiseBackwardParams>(core, g, units, weight, bn1);
   p.grad = grad.const_data_ptr();
-  p.x = core.u.const_data_ptr();
   p.y = y.const_data_ptr();
-  p.weight = weight.data();
-  p.prologue = core.bn1.has_value();
-  p.affine1 = bn1.affine();
   p.affine2 = bn2.affine();
   p.gradient = {factor, offset, dbn2.mean_dv.data(), dbn2.mean_dv_x.data()};
   p.dx = result.du.mutable_data_ptr();

@@ -7,8 +7,6 @@
 namespace effnet_kernels::cpu {
 namespace {
 
-Extent extent_of(const Tensor& x) { return {dtype_of(x), layout_of(x), x.size(0), x.size(1), x.size(2) * x.size(3)}; }
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& w1, const Tensor& b1,
                                                    const Tensor& w2, const Tensor& b2, int64_t activation,
                                                    int64_t gate) {

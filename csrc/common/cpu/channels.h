@@ -10,6 +10,10 @@
 
 namespace effnet_kernels::cpu {
 
+inline Extent extent_of(const Tensor& x) {
+  return {dtype_of(x), layout_of(x), x.size(0), x.size(1), x.size(2) * x.size(3)};
+}
+
 // Values of any dtype as [rows, padded columns], zero-padded.
 template <class A>
 Buffer<A> read_rows(const Tensor& t, int64_t rows, int64_t columns) {
