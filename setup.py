@@ -174,8 +174,18 @@ def _nvcc_architectures(cuda_home: Path) -> list[int]:
     return [int(number) for number in re.findall(r"sm_(\d+)\b", _run(cuda_home / "bin/nvcc", "--list-gpu-code"))]
 
 
-def _sources(suffix: str) -> list[str]:
-    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(f"csrc/**/*{suffix}") if path != ROOT / PLAN)
+def _sources(*patterns: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(f"csrc/{pattern}"))
+
+
+def cpu_sources() -> list[str]:
+    """The sources of ``_C``: schemas and CPU kernels."""
+    return sorted({*_sources("**/*.cpp")} - {*cuda_sources(), PLAN})
+
+
+def cuda_sources() -> list[str]:
+    """The sources of ``_C_cuda``: kernels and their launches for nvcc, and what calls them for the C++ compiler."""
+    return _sources("**/*.cu", "*/cuda*.cpp")
 
 
 def _macro(name: str, text: str) -> tuple[str, str]:
@@ -202,7 +212,7 @@ def extension_modules(reasons: Mapping[str, str | None], toolchain: Toolchain) -
     # GCC 12 warns of its own AVX-512 headers, whose "undefined" vectors are meant to be.
     quiet = ["-Wno-maybe-uninitialized"]
     cxx = ["-std=c++20", "-g0", "-fvisibility=hidden", *optimised, *quiet]
-    modules = [CppExtension(f"{PACKAGE}._C", _sources(".cpp"), extra_compile_args=cxx, **common)]
+    modules = [CppExtension(f"{PACKAGE}._C", cpu_sources(), extra_compile_args=cxx, **common)]
     architectures: list[str] = []
     if reasons["_C_cuda"] is None:
         assert toolchain.cuda_home is not None
@@ -211,9 +221,14 @@ def extension_modules(reasons: Mapping[str, str | None], toolchain: Toolchain) -
         modules.append(
             CUDAExtension(
                 f"{PACKAGE}._C_cuda",
-                _sources(".cu"),
+                cuda_sources(),
                 extra_compile_args={"cxx": cxx, "nvcc": nvcc},
-                **{**common, "include_dirs": [str(ROOT / "csrc")]},
+                **{
+                    **common,
+                    "include_dirs": [str(ROOT / "csrc")],
+                    # Without it torch's headers hide their function for the current stream.
+                    "define_macros": [*common["define_macros"], ("USE_CUDA", None)],
+                },
             )
         )
     if reasons["_plan"] is None:

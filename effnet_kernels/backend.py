@@ -46,7 +46,7 @@ _CUDA_LIBRARY_REASON = _load_cuda_library(_CPU_REASON)
 def _cuda_reason() -> str | None:
     if _CUDA_LIBRARY_REASON is not None:
         return _CUDA_LIBRARY_REASON
-    return "the CUDA library holds no kernels yet"
+    return None if torch.cuda.is_available() else "torch sees no CUDA device"
 
 
 def backends() -> Mapping[str, str | None]:
@@ -94,15 +94,24 @@ def requested_backend() -> str:
     return _requested
 
 
-def backend_for(device: torch.device) -> str:
+def backend_for(device: torch.device, dtype: torch.dtype | None = None) -> str:
     """The backend that serves tensors on ``device``: the requested one, or, for ``auto``, the best available.
 
+    The kernels for CUDA do not compute in float64: with that ``dtype``, ``auto`` is the reference there.
+
     Raises:
-        RuntimeError: the requested backend does not serve this device.
+        RuntimeError: the requested backend does not serve this device or dtype.
     """
     native = device.type if device.type in ("cpu", "cuda") else "reference"
+    float64_on_cuda = native == "cuda" and dtype == torch.float64
     if _requested == "auto":
-        return native if backends()[native] is None else "reference"
-    if _requested in ("cpu", "cuda") and _requested != native:
+        # A tensor on a device shows that there is one: only the library can be missing.
+        missing = {"cpu": _CPU_REASON, "cuda": _CUDA_LIBRARY_REASON, "reference": None}[native]
+        return native if missing is None and not float64_on_cuda else "reference"
+    if _requested == "reference":
+        return _requested
+    if _requested != native:
         raise RuntimeError(f"backend {_requested!r} does not serve tensors on {device}; use 'auto' or 'reference'")
+    if float64_on_cuda:
+        raise RuntimeError(f"backend {_requested!r} does not compute in float64; use 'auto' or 'reference'")
     return _requested

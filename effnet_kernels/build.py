@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -47,13 +48,8 @@ def build_facts() -> BuildFacts:
         RuntimeError: nothing was compiled; the message says why. Or ``EFFNET_KERNELS_CPU_CAPABILITY`` is none of the
             instruction sets.
     """
-    if not any(_PACKAGE.glob("_plan.*.so")):
-        raise RuntimeError(f"no build facts: {missing_reason('_plan')}")
-    try:
-        from effnet_kernels import _plan
-    except ImportError as error:
-        raise RuntimeError(f"no build facts: _plan did not load: {error}") from error
-    facts = _plan.facts()
+    library = plan_library()
+    facts = library.facts()
     return BuildFacts(
         version=facts["version"],
         torch_version=facts["torch_version"],
@@ -62,10 +58,25 @@ def build_facts() -> BuildFacts:
         nvcc_version=facts["nvcc_version"] or None,
         cuda_architectures=tuple(facts["cuda_architectures"]),
         cpu_capabilities=tuple(facts["cpu_capabilities"]),
-        cpu_capability=_plan.cpu_capability(),
-        processors=_plan.processors(),
+        cpu_capability=library.cpu_capability(),
+        processors=library.processors(),
         threads=torch.get_num_threads(),
     )
+
+
+def plan_library() -> ModuleType:
+    """The compiled module of launch plans and build facts.
+
+    Raises:
+        RuntimeError: it was not compiled or does not load; the message says why.
+    """
+    if not any(_PACKAGE.glob("_plan.*.so")):
+        raise RuntimeError(f"no build facts: {missing_reason('_plan')}")
+    try:
+        from effnet_kernels import _plan
+    except ImportError as error:
+        raise RuntimeError(f"no build facts: _plan did not load: {error}") from error
+    return _plan
 
 
 def missing_reason(library: str) -> str:

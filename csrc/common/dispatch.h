@@ -7,6 +7,13 @@
 #include "common/activation.h"
 #include "common/half.h"
 
+// Dispatch happens on the host and, where a template per case would multiply the kernels, in device code.
+#ifdef __CUDACC__
+#define EK_HOST_DEVICE __host__ __device__
+#else
+#define EK_HOST_DEVICE
+#endif
+
 namespace effnet_kernels {
 
 enum class DType { float32, float16, bfloat16, float64 };
@@ -46,8 +53,11 @@ decltype(auto) dispatch_layout(Layout layout, F&& f) {
 }
 
 // The activations that follow a BatchNorm; gates are not among them.
+#ifdef __CUDACC__
+#pragma nv_exec_check_disable
+#endif
 template <class F>
-decltype(auto) dispatch_batch_norm_activation(Activation activation, F&& f) {
+EK_HOST_DEVICE decltype(auto) dispatch_batch_norm_activation(Activation activation, F&& f) {
   switch (activation) {
     case Activation::relu:
       return f(Constant<Activation::relu>{});
@@ -62,8 +72,11 @@ decltype(auto) dispatch_batch_norm_activation(Activation activation, F&& f) {
   }
 }
 
+#ifdef __CUDACC__
+#pragma nv_exec_check_disable
+#endif
 template <class F>
-decltype(auto) dispatch_activation(Activation activation, F&& f) {
+EK_HOST_DEVICE decltype(auto) dispatch_activation(Activation activation, F&& f) {
   switch (activation) {
     case Activation::sigmoid:
       return f(Constant<Activation::sigmoid>{});

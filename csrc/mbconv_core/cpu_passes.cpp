@@ -1,6 +1,6 @@
 // The sequence of passes behind mbconv_core and depthwise_conv_bn_act; F1 … B3 are the rows of docs/design.md's table.
 #include "depthwise_conv_bn_act/cpu.h"
-#include "mbconv_core/cpu.h"
+#include "mbconv_core/passes.h"
 #include "squeeze_excite/cpu.h"
 
 namespace effnet_kernels::cpu {
@@ -12,32 +12,9 @@ struct Geometry {
   Extent in, out;
 
   static Geometry of(const MBConvCore& core) {
-    const Tensor &u = core.u, &w = core.w;
-    const Layout layout = layout_of(u);
-    STD_TORCH_CHECK(w.dim() == 4 && w.size(0) == u.size(1) && w.size(1) == 1 && w.size(2) == w.size(3),
-                    "w: expected shape (", u.size(1), ", 1, K, K)");
-    const int64_t k = w.size(2), stride = core.stride;
-    STD_TORCH_CHECK(k == 3 || k == 5 || k == 7, "w: expected a kernel of 3, 5 or 7, got ", k);
-    STD_TORCH_CHECK(stride == 1 || stride == 2, "stride: expected 1 or 2, got ", stride);
-    STD_TORCH_CHECK(core.padding.size() == 4, "padding: expected (top, bottom, left, right)");
-    for (const int64_t p : core.padding)
-      STD_TORCH_CHECK(p >= 0 && p < k, "padding: expected 0 to ", k - 1, ", got ", p);
-    const auto out_size = [&](int64_t size, int64_t before, int64_t after) {
-      const int64_t padded = size + before + after;
-      STD_TORCH_CHECK(padded >= k, "u: expected a padded size of at least ", k, ", got ", padded);
-      return (padded - k) / stride + 1;
-    };
-    const DepthwiseShape shape{u.size(0),
-                               u.size(1),
-                               u.size(2),
-                               u.size(3),
-                               out_size(u.size(2), core.padding[0], core.padding[1]),
-                               out_size(u.size(3), core.padding[2], core.padding[3]),
-                               int(k),
-                               int(stride),
-                               int(core.padding[0]),
-                               int(core.padding[2])};
-    const DType dtype = dtype_of(u);
+    const Layout layout = layout_of(core.u);
+    const DepthwiseShape shape = depthwise_shape(core);
+    const DType dtype = dtype_of(core.u);
     return {shape,
             {dtype, layout, shape.images, shape.channels, shape.pixels()},
             {dtype, layout, shape.images, shape.channels, shape.out_pixels()}};
@@ -273,25 +250,25 @@ MBConvBackward backward(const MBConvCore& core, const Tensor& grad, const Tensor
 }
 
 }  // namespace
+}  // namespace effnet_kernels::cpu
 
-MBConvForward mbconv_forward(const MBConvCore& core) {
-  return dispatch_accumulator(dtype_of(core.u), [&](auto a) { return forward<typename decltype(a)::type>(core); });
+namespace effnet_kernels {
+
+MBConvForward CpuPasses::forward(const MBConvCore& core) {
+  return dispatch_accumulator(dtype_of(core.u), [&](auto a) { return cpu::forward<typename decltype(a)::type>(core); });
 }
 
-Tensor mbconv_inference(const MBConvCore& core) {
-  return dispatch_accumulator(dtype_of(core.u), [&](auto a) { return inference<typename decltype(a)::type>(core); });
+Tensor CpuPasses::inference(const MBConvCore& core) {
+  return dispatch_accumulator(dtype_of(core.u),
+                              [&](auto a) { return cpu::inference<typename decltype(a)::type>(core); });
 }
 
-MBConvBackward mbconv_backward(const MBConvCore& core, const Tensor& grad, const Tensor& y,
-                               const std::optional<ExciteSaved>& saved, bool training1, bool training2) {
-  const Geometry g = Geometry::of(core);
-  check_dense_like(grad, y, g.out.layout, "grad");
-  STD_TORCH_CHECK(y.dim() == 4 && y.size(2) == g.shape.out_height && y.size(3) == g.shape.out_width &&
-                      y.size(0) == g.shape.images && y.size(1) == g.shape.channels,
-                  "y: expected the convolution's output shape");
+MBConvBackward CpuPasses::backward(const MBConvCore& core, const Tensor& grad, const Tensor& y,
+                                   const std::optional<ExciteSaved>& saved, bool training1, bool training2) {
+  check_depthwise_gradient(grad, y, depthwise_shape(core), layout_of(core.u));
   return dispatch_accumulator(dtype_of(core.u), [&](auto a) {
-    return backward<typename decltype(a)::type>(core, grad, y, saved, training1, training2);
+    return cpu::backward<typename decltype(a)::type>(core, grad, y, saved, training1, training2);
   });
 }
 
-}  // namespace effnet_kernels::cpu
+}  // namespace effnet_kernels

@@ -80,7 +80,7 @@ def batch_norm_act(
     if residual is not None:
         residual = autocast(residual)
         _check_residual(residual, x)
-    if backend_for(x.device) == "reference":
+    if backend_for(x.device, x.dtype) == "reference":
         return reference.batch_norm_act(x, bn, activation, keep, residual)
     x = dense(x)
     if residual is not None:

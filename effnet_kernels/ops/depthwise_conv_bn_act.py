@@ -74,7 +74,7 @@ def depthwise_conv_bn_act(
     count = x.shape[0] * output_height(x, w, stride, pads) * output_width(x, w, stride, pads)
     bn = BatchNorm(gamma, beta, mean, var, training, momentum, eps)
     check_batch_norm(bn, count, x.shape[1], x)
-    if backend_for(x.device) == "reference":
+    if backend_for(x.device, x.dtype) == "reference":
         return reference.depthwise_conv_bn_act(x, w, bn, stride, pads, activation)
     x = dense(x)
     gamma, beta = affine(bn, x.shape[1], x)

@@ -81,7 +81,7 @@ def mbconv_core(
         check_batch_norm(bn1, count1, channels, u, "1")
     if se is not None:
         check_squeeze_excite(se, channels, u)
-    if backend_for(u.device) == "reference":
+    if backend_for(u.device, u.dtype) == "reference":
         return reference.mbconv_core(u, w, bn2, bn1, se, stride, pads, activation, gate)
 
     u = dense(u)

@@ -58,7 +58,7 @@ def squeeze_excite(
     x = autocast(x)
     se = SqueezeExcite(w1, b1, w2, b2)
     check_squeeze_excite(se, x.shape[1], x)
-    if backend_for(x.device) == "reference":
+    if backend_for(x.device, x.dtype) == "reference":
         return reference.squeeze_excite(x, se, activation, gate)
     out, *_saved = torch.ops.effnet_kernels.squeeze_excite(dense(x), *se, CODES[activation], CODES[gate])
     return out

@@ -33,6 +33,10 @@ class Case:
         """This case with some tensors replaced."""
         return replace(self, tensors={**self.tensors, **tensors})
 
+    def on(self, device: torch.device) -> "Case":
+        """This case with every tensor on ``device``, in the layout that it has."""
+        return self.with_tensors(**{name: t.to(device) for name, t in self.tensors.items()})
+
 
 def laid_out(x: Tensor, layout: str) -> Tensor:
     """``x`` dense in ``nchw`` or ``channels_last``."""

@@ -25,11 +25,19 @@ class Outcome:
         """Everything, by name."""
         return {"out": self.out, **{f"d{name}": g for name, g in self.gradients.items()}, **self.statistics}
 
+    def on(self, device: torch.device) -> "Outcome":
+        """The same on ``device``."""
+
+        def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: t.to(device) for name, t in tensors.items()}
+
+        return Outcome(self.out.to(device), moved(self.gradients), moved(self.statistics))
+
 
 def weighted_sum(out: Tensor) -> Tensor:
     """A loss whose gradient is dense, in the layout of ``out``, and different for every element."""
     generator = torch.Generator().manual_seed(1)
-    weights = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.dtype)
+    weights = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.device, out.dtype)
     return (out * weights.contiguous(memory_format=memory_format(out))).sum()
 
 
@@ -76,14 +84,21 @@ def defined(case: Case, *, gradient: bool = True, loss: Loss = weighted_sum) -> 
     return evaluate(lambda t: case.define(t, y_dtype), in_float64(case.tensors), gradient=gradient, loss=rounded_loss)
 
 
-def check_parity(case: Case, *, gradient: bool = True, loss: Loss = weighted_sum) -> None:
-    """The operator equals its definition, keeps layout, dtypes and shapes, and leaves its inputs alone."""
-    x = case.tensors["x"]
-    before = {name: t.clone() for name, t in case.tensors.items()}
-    actual = evaluate(case.call, case.tensors, gradient=gradient, loss=loss)
-    for name, t in case.tensors.items():
+def check_parity(
+    case: Case, *, gradient: bool = True, loss: Loss = weighted_sum, device: torch.device | None = None
+) -> None:
+    """The operator equals its definition, keeps layout, dtypes and shapes, and leaves its inputs alone.
+
+    The operator runs on ``device``, if there is one; the definition is evaluated where the case's tensors are.
+    """
+    placed = case if device is None else case.on(device)
+    x = placed.tensors["x"]
+    before = {name: t.clone() for name, t in placed.tensors.items()}
+    actual = evaluate(placed.call, placed.tensors, gradient=gradient, loss=loss)
+    for name, t in placed.tensors.items():
         assert torch.equal(t, before[name]), f"{name} was written to"
-    compare(actual, defined(case, gradient=gradient, loss=loss), x)
+    compare(actual.on(case.tensors["x"].device), defined(case, gradient=gradient, loss=loss), x)
+    assert all(t.device == x.device for t in actual.tensors().values())
 
     assert actual.out.dtype == x.dtype
     layout = memory_format(x)

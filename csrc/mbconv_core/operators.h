@@ -1,0 +1,70 @@
+// mbconv_core's three operators over a backend's sequence of passes: the arguments of csrc/ops.cpp to MBConvCore and back.
+#pragma once
+
+#include "mbconv_core/passes.h"
+
+namespace effnet_kernels {
+
+inline MBConvCore mbconv_core_of(const Tensor& u, const Tensor& w, const OptionalTensor& gamma1,
+                                 const OptionalTensor& beta1, const OptionalTensor& mean1, const OptionalTensor& var1,
+                                 const Tensor& gamma2, const Tensor& beta2, const OptionalTensor& mean2,
+                                 const OptionalTensor& var2, const OptionalTensor& w1, const OptionalTensor& b1,
+                                 const OptionalTensor& w2, const OptionalTensor& b2, int64_t stride,
+                                 const std::vector<int64_t>& padding, double eps1, double eps2, int64_t activation,
+                                 int64_t gate) {
+  MBConvCore core{u,
+                  w,
+                  std::nullopt,
+                  {gamma2, beta2, mean2, var2, eps2},
+                  std::nullopt,
+                  stride,
+                  padding,
+                  Activation(activation),
+                  Activation(gate)};
+  if (gamma1) core.bn1 = BatchNormTensors{*gamma1, *beta1, mean1, var1, eps1};
+  if (w1) core.se = ExciteTensors{*w1, *b1, *w2, *b2};
+  return core;
+}
+
+template <class Passes>
+struct MBConvOperator {
+  static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> forward(
+      const Tensor& u, const Tensor& w, const OptionalTensor& gamma1, const OptionalTensor& beta1,
+      const OptionalTensor& mean1, const OptionalTensor& var1, const Tensor& gamma2, const Tensor& beta2,
+      const OptionalTensor& mean2, const OptionalTensor& var2, const OptionalTensor& w1, const OptionalTensor& b1,
+      const OptionalTensor& w2, const OptionalTensor& b2, int64_t stride, const std::vector<int64_t>& padding,
+      double eps1, double eps2, int64_t activation, int64_t gate) {
+    const MBConvForward r =
+        Passes::forward(mbconv_core_of(u, w, gamma1, beta1, mean1, var1, gamma2, beta2, mean2, var2, w1, b1, w2, b2,
+                                       stride, padding, eps1, eps2, activation, gate));
+    return {r.out, r.y, r.mean1, r.var1, r.mean2, r.var2, r.pooled, r.hidden, r.logits, r.a3, r.a5};
+  }
+
+  static Tensor inference(const Tensor& u, const Tensor& w, const OptionalTensor& gamma1, const OptionalTensor& beta1,
+                          const OptionalTensor& mean1, const OptionalTensor& var1, const Tensor& gamma2,
+                          const Tensor& beta2, const Tensor& mean2, const Tensor& var2, const OptionalTensor& w1,
+                          const OptionalTensor& b1, const OptionalTensor& w2, const OptionalTensor& b2, int64_t stride,
+                          const std::vector<int64_t>& padding, double eps1, double eps2, int64_t activation,
+                          int64_t gate) {
+    STD_TORCH_CHECK(!gamma1 || mean1, "mean1: expected running statistics in inference");
+    return Passes::inference(mbconv_core_of(u, w, gamma1, beta1, mean1, var1, gamma2, beta2, mean2, var2, w1, b1, w2,
+                                            b2, stride, padding, eps1, eps2, activation, gate));
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
+      const Tensor& grad, const Tensor& u, const Tensor& y, const Tensor& w, const OptionalTensor& gamma1,
+      const OptionalTensor& beta1, const OptionalTensor& mean1, const OptionalTensor& var1, const Tensor& gamma2,
+      const Tensor& beta2, const Tensor& mean2, const Tensor& var2, const OptionalTensor& w1, const OptionalTensor& b1,
+      const OptionalTensor& w2, const OptionalTensor& b2, const OptionalTensor& pooled, const OptionalTensor& hidden,
+      const OptionalTensor& logits, const OptionalTensor& a3, const OptionalTensor& a5, bool training1, bool training2,
+      int64_t stride, const std::vector<int64_t>& padding, double eps1, double eps2, int64_t activation, int64_t gate) {
+    const MBConvCore core = mbconv_core_of(u, w, gamma1, beta1, mean1, var1, gamma2, beta2, mean2, var2, w1, b1, w2, b2,
+                                           stride, padding, eps1, eps2, activation, gate);
+    std::optional<ExciteSaved> saved;
+    if (w1) saved = ExciteSaved{*pooled, *hidden, *logits, *a3, *a5};
+    const MBConvBackward r = Passes::backward(core, grad, y, saved, training1, training2);
+    return {r.du, r.dw, r.dgamma1, r.dbeta1, r.dgamma2, r.dbeta2, r.dw1, r.db1, r.dw2, r.db2};
+  }
+};
+
+}  // namespace effnet_kernels
