@@ -35,7 +35,8 @@ STABLE_TORCH_LIBRARY(effnet_kernels, m) {
         "Tensor hidden, Tensor logits, Tensor a3, Tensor a5)");
   m.def("mbconv_core_inference(Tensor u, Tensor w, Tensor? gamma1, Tensor? beta1, Tensor? mean1, Tensor? var1, "
         "Tensor gamma2, Tensor beta2, Tensor mean2, Tensor var2, Tensor? w1, Tensor? b1, Tensor? w2, Tensor? b2, "
-        "int stride, SymInt[4] padding, float eps1, float eps2, int activation, int gate) -> Tensor");
+        "int stride, SymInt[4] padding, float eps1, float eps2, int activation, int gate, bool scaled) "
+        "-> (Tensor out, Tensor scale)");
   m.def("mbconv_core_backward(Tensor grad, Tensor u, Tensor y, Tensor w, Tensor? gamma1, Tensor? beta1, "
         "Tensor? mean1, Tensor? var1, Tensor gamma2, Tensor beta2, Tensor mean2, Tensor var2, Tensor? w1, Tensor? b1, "
         "Tensor? w2, Tensor? b2, Tensor? pooled, Tensor? hidden, Tensor? logits, Tensor? a3, Tensor? a5, "

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from effnet.config import BlockConfig
 from effnet.switch import Switchable
 from effnet_kernels.arguments import Padding, same_padding, symmetric_padding
-from effnet_kernels.nn import SqueezeExcite2d, batch_norm_act, mbconv_core
+from effnet_kernels.nn import (
+    SqueezeExcite2d,
+    batch_norm_act,
+    batch_norm_arguments,
+    mbconv_core,
+    mbconv_core_unscaled,
+)
 
 PaddingRule = Literal["symmetric", "same"]
 PADDING_RULES: tuple[PaddingRule, ...] = ("symmetric", "same")
@@ -130,17 +136,48 @@ class MBConv(ResidualBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         u = x if self.expand is None else self.expand.conv(x)
+        padding = self.depthwise.conv.explicit_padding(u)
+        if self._folds_scale(u):
+            return self._project_scaled(u, padding, self.residual(x))
         core = mbconv_core(
             u,
             self.depthwise.conv,
             self.depthwise.bn,
             bn1=None if self.expand is None else self.expand.bn,
             se=self.squeeze_excite,
-            padding=self.depthwise.conv.explicit_padding(u),
+            padding=padding,
             activation=self.depthwise.activation,
             fused=self.runs_fused,
         )
         return self.project(core, self.keep(x), self.residual(x))
+
+    def _folds_scale(self, u: Tensor) -> bool:
+        """Whether SE's scale is cheaper applied to ``project``'s weights: for one image that is larger than they are.
+
+        Not where shapes are symbols, which a comparison with 1 would pin down.
+        """
+        if torch.compiler.is_compiling() or not self.runs_fused or torch.is_grad_enabled():
+            return False
+        norms = [self.depthwise.bn] if self.expand is None else [self.expand.bn, self.depthwise.bn]
+        if self.squeeze_excite is None or any(batch_norm_arguments(bn).training for bn in norms):
+            return False
+        pixels = u.shape[2] * u.shape[3] // self.depthwise.conv.stride[0] ** 2
+        return u.shape[0] == 1 and self.project.conv.out_channels <= pixels
+
+    def _project_scaled(self, u: Tensor, padding: Padding, residual: Tensor | None) -> Tensor:
+        assert self.squeeze_excite is not None
+        z, scale = mbconv_core_unscaled(
+            u,
+            self.depthwise.conv,
+            self.depthwise.bn,
+            self.squeeze_excite,
+            bn1=None if self.expand is None else self.expand.bn,
+            padding=padding,
+            activation=self.depthwise.activation,
+        )
+        weight = self.project.conv.weight
+        projected = F.conv2d(z, weight * scale.to(weight.dtype)[0, :, None, None])
+        return batch_norm_act(projected, self.project.bn, self.project.activation, None, residual, fused=True)
 
 
 class FusedMBConv(ResidualBlock):

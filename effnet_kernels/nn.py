@@ -167,4 +167,35 @@ def mbconv_core(
     )
 
 
-__all__ = ["BatchNormAct2d", "DepthwiseConvBNAct2d", "SqueezeExcite2d", "batch_norm_act", "mbconv_core"]
+def mbconv_core_unscaled(
+    u: Tensor,
+    conv: nn.Conv2d,
+    bn2: nn.BatchNorm2d,
+    se: SqueezeExcite2d,
+    *,
+    bn1: nn.BatchNorm2d | None = None,
+    padding: int | Sequence[int],
+    activation: str,
+) -> tuple[Tensor, Tensor]:
+    """act(bn2(conv(act(bn1(u))))) and SE's scale of (N, C) beside it, in inference; always fused."""
+    return ops.mbconv_core_unscaled(
+        u,
+        conv.weight,
+        batch_norm_arguments(bn2),
+        se.arguments(),
+        bn1=None if bn1 is None else batch_norm_arguments(bn1),
+        stride=conv.stride[0],
+        padding=padding,
+        activation=activation,
+        gate=se.gate,
+    )
+
+
+__all__ = [
+    "BatchNormAct2d",
+    "DepthwiseConvBNAct2d",
+    "SqueezeExcite2d",
+    "batch_norm_act",
+    "mbconv_core",
+    "mbconv_core_unscaled",
+]

@@ -14,7 +14,7 @@ import effnet
 import effnet_kernels.ops
 from effnet.blocks import PaddedConv2d, ResidualBlock
 from effnet.config import Stage, Variant
-from tolerances import relative_error
+from tolerances import assert_close, relative_error
 
 PARAMETERS = {
     "efficientnet_b0": 5_288_548,
@@ -507,3 +507,26 @@ class TestRefusals:
         with pytest.raises(ValueError, match="bn_eps: expected a non-negative number, got -1"):
             model.bn_eps = -1
         assert (model.padding, model.bn_eps) == ("symmetric", 1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=("nchw", "channels_last"))
+def test_one_image_folds_the_scale_into_the_projection(layout: torch.memory_format, monkeypatch: Any) -> None:
+    """Without gradients one image takes the path that leaves z unscaled; its logits are those of the unfused model."""
+    from effnet import blocks
+
+    calls = []
+    unscaled = blocks.mbconv_core_unscaled
+    monkeypatch.setattr(blocks, "mbconv_core_unscaled", lambda *a, **k: calls.append(a[0].shape) or unscaled(*a, **k))
+    model = effnet.create_model("efficientnet_b0", num_classes=10).double().eval()
+    one, two = (images(batch, 64).contiguous(memory_format=layout) for batch in (1, 2))
+    with torch.no_grad(), effnet.use_fused(False):
+        expected = model(one), model(two)
+    with torch.no_grad(), effnet.use_fused(True):
+        assert_close(model(two), expected[1], 1e-12, "two images")
+        assert not calls
+        assert_close(model(one), expected[0], 1e-12, "one image")
+        assert 0 < len(calls) < 16
+        taken = len(calls)
+    with effnet.use_fused(True):
+        assert_close(model(one), expected[0], 1e-12, "one image with gradients")
+    assert len(calls) == taken

@@ -34,7 +34,8 @@ struct DepthwiseOperator {
   static Tensor inference(const Tensor& x, const Tensor& w, const Tensor& gamma, const Tensor& beta, const Tensor& mean,
                           const Tensor& var, int64_t stride, const std::vector<int64_t>& padding, double eps,
                           int64_t activation) {
-    return Passes::inference(depthwise_core_of(x, w, gamma, beta, mean, var, stride, padding, eps, activation));
+    return Passes::inference(depthwise_core_of(x, w, gamma, beta, mean, var, stride, padding, eps, activation), true)
+        .out;
   }
 
   static std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& x, const Tensor& y,

@@ -136,7 +136,7 @@ MBConvForward forward(const MBConvCore& core) {
 }
 
 template <class A>
-Tensor inference(const MBConvCore& core) {
+MBConvInference inference(const MBConvCore& core, bool scaled) {
   const Geometry g = Geometry::of(core);
   const int64_t channels = g.out.channels;
   MBConvForward unused;
@@ -154,13 +154,14 @@ Tensor inference(const MBConvCore& core) {
   p.out = out.mutable_data_ptr();
   p.z_sum = core.se ? sums.data() : nullptr;
   depthwise_forward(p);
-  if (!core.se) return out;
+  if (!core.se) return {out, empty_vector(core.u, {0})};
   auto se = make_excite<A>(core, g.out);
   se.run(sums, units.strips, g.out.pixels);
+  if (!scaled) return {out, vector_tensor(se.scale.data(), core.u, g.out.images, channels)};
   const auto none = identity_batch_norm<A>(channels);
   normalize({g.out, Activation::identity, out.const_data_ptr(), none.affine(), se.scale.data(), nullptr,
              out.mutable_data_ptr()});
-  return out;
+  return {out, empty_vector(core.u, {0})};
 }
 
 template <class A>
@@ -258,9 +259,9 @@ MBConvForward CpuPasses::forward(const MBConvCore& core) {
   return dispatch_accumulator(dtype_of(core.u), [&](auto a) { return cpu::forward<typename decltype(a)::type>(core); });
 }
 
-Tensor CpuPasses::inference(const MBConvCore& core) {
+MBConvInference CpuPasses::inference(const MBConvCore& core, bool scaled) {
   return dispatch_accumulator(dtype_of(core.u),
-                              [&](auto a) { return cpu::inference<typename decltype(a)::type>(core); });
+                              [&](auto a) { return cpu::inference<typename decltype(a)::type>(core, scaled); });
 }
 
 MBConvBackward CpuPasses::backward(const MBConvCore& core, const Tensor& grad, const Tensor& y,

@@ -155,7 +155,7 @@ MBConvForward CudaPasses::forward(const MBConvCore& core) {
   return r;
 }
 
-Tensor CudaPasses::inference(const MBConvCore& core) {
+MBConvInference CudaPasses::inference(const MBConvCore& core, bool scaled) {
   Call call(core.u);
   const DepthwiseShape shape = depthwise_shape(core);
   Tensor out = empty_output(core, shape, call.layout);
@@ -167,7 +167,7 @@ Tensor CudaPasses::inference(const MBConvCore& core) {
   depthwise.out = call.write(out, "out");
   if (core.se) depthwise.z_sum = call.floats(shape.images * plan.pieces() * shape.channels, "z sums");
   check(launch_depthwise_forward(depthwise, call.stream), "depthwise_forward");
-  if (!core.se) return out;
+  if (!core.se) return {out, nothing(core.u)};
 
   ExciteParams excite = excite_params(call, core, shape);
   excite.chunks = plan.pieces();
@@ -188,7 +188,7 @@ Tensor CudaPasses::inference(const MBConvCore& core) {
                           depthwise.out},
                          call.stream),
         "normalize");
-  return out;
+  return {out, nothing(core.u)};
 }
 
 MBConvBackward CudaPasses::backward(const MBConvCore& core, const Tensor& grad, const Tensor& y,

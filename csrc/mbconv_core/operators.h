@@ -40,15 +40,20 @@ struct MBConvOperator {
     return {r.out, r.y, r.mean1, r.var1, r.mean2, r.var2, r.pooled, r.hidden, r.logits, r.a3, r.a5};
   }
 
-  static Tensor inference(const Tensor& u, const Tensor& w, const OptionalTensor& gamma1, const OptionalTensor& beta1,
-                          const OptionalTensor& mean1, const OptionalTensor& var1, const Tensor& gamma2,
-                          const Tensor& beta2, const Tensor& mean2, const Tensor& var2, const OptionalTensor& w1,
-                          const OptionalTensor& b1, const OptionalTensor& w2, const OptionalTensor& b2, int64_t stride,
-                          const std::vector<int64_t>& padding, double eps1, double eps2, int64_t activation,
-                          int64_t gate) {
+  static std::tuple<Tensor, Tensor> inference(const Tensor& u, const Tensor& w, const OptionalTensor& gamma1,
+                                              const OptionalTensor& beta1, const OptionalTensor& mean1,
+                                              const OptionalTensor& var1, const Tensor& gamma2, const Tensor& beta2,
+                                              const Tensor& mean2, const Tensor& var2, const OptionalTensor& w1,
+                                              const OptionalTensor& b1, const OptionalTensor& w2,
+                                              const OptionalTensor& b2, int64_t stride,
+                                              const std::vector<int64_t>& padding, double eps1, double eps2,
+                                              int64_t activation, int64_t gate, bool scaled) {
     STD_TORCH_CHECK(!gamma1 || mean1, "mean1: expected running statistics in inference");
-    return Passes::inference(mbconv_core_of(u, w, gamma1, beta1, mean1, var1, gamma2, beta2, mean2, var2, w1, b1, w2,
-                                            b2, stride, padding, eps1, eps2, activation, gate));
+    const MBConvInference r =
+        Passes::inference(mbconv_core_of(u, w, gamma1, beta1, mean1, var1, gamma2, beta2, mean2, var2, w1, b1, w2, b2,
+                                         stride, padding, eps1, eps2, activation, gate),
+                          scaled);
+    return {r.out, r.scale};
   }
 
   static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(

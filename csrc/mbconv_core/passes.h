@@ -33,6 +33,11 @@ struct MBConvForward {
   Tensor out, y, mean1, var1, mean2, var2, pooled, hidden, logits, a3, a5;
 };
 
+// Inference: z · scale in out and no scale, or, where the caller scales, z in out and the scale (N, C) beside it.
+struct MBConvInference {
+  Tensor out, scale;
+};
+
 // The vectors that SE saved.
 struct ExciteSaved {
   Tensor pooled, hidden, logits, a3, a5;
@@ -45,13 +50,13 @@ struct MBConvBackward {
 // say whether they came from the batch.
 struct CpuPasses {
   static MBConvForward forward(const MBConvCore&);
-  static Tensor inference(const MBConvCore&);
+  static MBConvInference inference(const MBConvCore&, bool scaled);
   static MBConvBackward backward(const MBConvCore& core, const Tensor& grad, const Tensor& y,
                                  const std::optional<ExciteSaved>& saved, bool training1, bool training2);
 };
 struct CudaPasses {
   static MBConvForward forward(const MBConvCore&);
-  static Tensor inference(const MBConvCore&);
+  static MBConvInference inference(const MBConvCore&, bool scaled);
   static MBConvBackward backward(const MBConvCore& core, const Tensor& grad, const Tensor& y,
                                  const std::optional<ExciteSaved>& saved, bool training1, bool training2);
 };

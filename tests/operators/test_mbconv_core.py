@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import effnet_kernels as ek
 from effnet_kernels import reference
 from effnet_kernels.arguments import symmetric_padding
 from operators.axes import (
@@ -21,6 +22,7 @@ from operators.axes import (
 from operators.cases import batch_norm_of, mbconv_core_case
 from operators.parity import check_identical, check_parity, evaluate, in_float64
 from operators.sampling import Row, label, pairwise
+from tolerances import TOLERANCES, assert_close
 
 
 def well_posed(row: Row) -> bool:
@@ -115,3 +117,34 @@ def test_the_tests_definition_is_the_reference() -> None:
 
     tensors = in_float64(case.tensors)
     check_identical(evaluate(shipped, tensors), evaluate(lambda t: case.define(t, torch.float64), tensors))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=label)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("bn1", ["frozen", None])
+def test_unscaled(bn1: str | None, layout: str, dtype: torch.dtype, backend: str) -> None:
+    """z and s of the formula: z is the operator without SE, z · s the operator."""
+    case = mbconv_core_case((2, 24, 9, 7), stride=2, bn1=bn1, bn2="frozen", layout=layout, dtype=dtype)
+    t = case.tensors
+    bn2 = batch_norm_of(t, "2", False, 0.1, 1e-5)
+    given = None if bn1 is None else batch_norm_of(t, "1", False, 0.1, 1e-5)
+    se = ek.SqueezeExcite(t["w1"], t["b1"], t["w2"], t["b2"])
+    ek.set_backend(backend)
+    z, scale = ek.mbconv_core_unscaled(t["x"], t["w"], bn2, se, bn1=given, stride=2)
+    assert torch.equal(z, ek.mbconv_core(t["x"], t["w"], bn2, bn1=given, stride=2))
+    assert scale.shape == (2, 24) and scale.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    scaled = ek.mbconv_core(t["x"], t["w"], bn2, bn1=given, se=se, stride=2)
+    assert_close(z.double() * scale.double()[:, :, None, None], scaled, TOLERANCES[dtype].forward, "z · s")
+
+
+def test_unscaled_refuses_training_and_gradients() -> None:
+    t = mbconv_core_case(bn1=None, bn2="frozen").tensors
+    se = ek.SqueezeExcite(t["w1"], t["b1"], t["w2"], t["b2"])
+    with pytest.raises(ValueError, match="bn2: expected running statistics"):
+        ek.mbconv_core_unscaled(t["x"], t["w"], batch_norm_of(t, "2", True, 0.1, 1e-5), se)
+    frozen = batch_norm_of(t, "2", False, 0.1, 1e-5)
+    with pytest.raises(ValueError, match="se: expected squeeze-and-excite's weights, got None"):
+        ek.mbconv_core_unscaled(t["x"], t["w"], frozen, None)
+    with pytest.raises(RuntimeError, match="has no gradient"):
+        ek.mbconv_core_unscaled(t["x"].requires_grad_(), t["w"], frozen, se)
