@@ -80,7 +80,7 @@ struct Gradient {
   const float *mean_dv, *mean_dv_x;
 };
 
-// B3. Reads grad and x, writes dx, which may be grad.
+// B3. Reads grad and x, writes dx, which may be grad. x may be null where neither act' nor bn needs it.
 struct InputGradientParams {
   DType dtype;
   StreamPlan plan;

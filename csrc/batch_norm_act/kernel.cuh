@@ -246,7 +246,8 @@ __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks) input_gradient_
   __syncthreads();
   walk.each_vector([&](int64_t at, Lanes lanes) {
     Vec<T> g = load(static_cast<const T*>(p.grad) + at, lanes);
-    const Vec<T> x = load(static_cast<const T*>(p.x) + at, lanes);
+    Vec<T> x{};
+    if (p.x != nullptr) x = load(static_cast<const T*>(p.x) + at, lanes);
 #pragma unroll
     for (int q = 0; q < g.quads; ++q) {
       float grad[4], z[4], slope[4], x_hat[4];

@@ -25,7 +25,7 @@ struct StreamPlan {
   EK_HOST_DEVICE int width(int vector) const { return layout == Layout::nhwc ? across * vector : down; }
 };
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+EK_HOST_DEVICE inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // `vector`: elements in 16 bytes.
 inline StreamPlan stream_plan(int multiprocessors, Layout layout, int vector, int64_t images, int64_t channels,

@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, DepthwiseBackwardTraits<K, 
                             at.first_channel,
                             row,
                             out_column,
-                            Window::within(out, row, left, out_column, plan.line_columns)};
+                            Window::within(out, row, left, out_column, plan.out.columns)};
   };
   const auto issue = [&](int n, int stage, int slot) {
     x_stage(n, stage, slot).copy_from(static_cast<const T*>(p.x), plan.aligned);

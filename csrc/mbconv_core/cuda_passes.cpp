@@ -118,30 +118,32 @@ MBConvForward CudaPasses::forward(const MBConvCore& core) {
   Parameter scale = Call::none();
   if (core.se) {
     const int64_t size = out_plan.parts() * channels;
-    PoolParams pool{call.dtype,
-                    out_plan,
-                    core.activation,
-                    bn2,
-                    call.read(r.y, "y"),
-                    call.floats(size, "z sums"),
-                    call.floats(size, "a3 sums"),
-                    call.floats(size, "a5 sums")};
-    check(launch_pool(pool, call.stream), "pool");
     ExciteParams excite = excite_params(call, core, shape);
     r.pooled = empty_vector(core.u, {shape.images, channels});
     r.hidden = empty_vector(core.u, {shape.images, excite.squeezed});
     r.logits = empty_vector(core.u, {shape.images, channels});
     r.a3 = empty_vector(core.u, {shape.images, channels});
     r.a5 = empty_vector(core.u, {shape.images, channels});
+    excite.a3 = output(call, r.a3, "a3");
+    excite.a5 = output(call, r.a5, "a5");
+    // An image in one chunk has its sums in one part.
+    const bool whole = out_plan.chunks == 1;
+    const PoolParams pool{call.dtype,
+                          out_plan,
+                          core.activation,
+                          bn2,
+                          call.read(r.y, "y"),
+                          call.floats(size, "z sums"),
+                          whole ? excite.a3 : call.floats(size, "a3 sums"),
+                          whole ? excite.a5 : call.floats(size, "a5 sums")};
+    check(launch_pool(pool, call.stream), "pool");
     excite.chunks = out_plan.chunks;
     excite.z = pool.z;
-    excite.a3_parts = pool.a3;
-    excite.a5_parts = pool.a5;
+    excite.a3_parts = whole ? nullptr : pool.a3;
+    excite.a5_parts = whole ? nullptr : pool.a5;
     excite.pooled = output(call, r.pooled, "pooled");
     excite.hidden = output(call, r.hidden, "hidden");
     excite.logits = output(call, r.logits, "logits");
-    excite.a3 = output(call, r.a3, "a3");
-    excite.a5 = output(call, r.a5, "a5");
     excite.scale = call.floats(shape.images * channels, "scale");
     check(launch_excite(excite, call.stream), "excite");
     scale = {excite.scale, DType::float32};

@@ -115,7 +115,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, 
                                Call::no_batch_norm(),
                                {{excite.scale, DType::float32}, false, excite.dpooled, nullptr, nullptr},
                                sums.grad,
-                               sums.x,
+                               nullptr,
                                call.write(dx, "dx")},
                               call.stream),
         "input_gradient");

@@ -17,7 +17,7 @@ struct PoolParams {
 };
 cudaError_t launch_pool(const PoolParams&, cudaStream_t);
 
-// The two layers, one block per image: w1 (S, C), b1 (S), w2 (C, S), b2 (C). z holds `chunks` rows of sums per image.
+// The two layers, a few images to a block: w1 (S, C), b1 (S), w2 (C, S), b2 (C). z holds `chunks` rows of sums per image.
 struct ExciteParams {
   int64_t images, channels, squeezed, chunks, pixels;
   Activation activation, gate;

@@ -9,17 +9,18 @@ cudaError_t launch_pool(const PoolParams& p, cudaStream_t stream) {
 }
 
 cudaError_t launch_excite(const ExciteParams& p, cudaStream_t stream) {
-  const int bytes = kExciteThreads * int(sizeof(float));
-  return launch("excite", excite_kernel, {p.images, kExciteThreads, bytes}, p, stream);
+  const int bytes = kExciteThreads * kExciteImages * int(sizeof(float));
+  return launch("excite", excite_kernel, {ceil_div(p.images, kExciteImages), kExciteThreads, bytes}, p, stream);
 }
 
 cudaError_t launch_excite_backward(const ExciteBackwardParams& p, cudaStream_t stream) {
+  const int bytes = 2 * reduce_bytes(kExciteImages, kExciteThreads);
   const cudaError_t status = launch("excite_backward", excite_backward_kernel,
-                                    {p.images, kExciteThreads, reduce_bytes(1, kExciteThreads)}, p, stream);
+                                    {ceil_div(p.images, kExciteImages), kExciteThreads, bytes}, p, stream);
   if (status != cudaSuccess) return status;
-  const int64_t outputs = 2 * p.channels * p.squeezed + p.channels + p.squeezed;
+  const int64_t blocks = 2 * ceil_div(p.channels, kExciteThreads) * ceil_div(p.squeezed, kGradientRows);
   return launch("excite_weight_gradient", excite_weight_gradient_kernel,
-                {ceil_div(outputs, kExciteThreads), kExciteThreads, 0}, p, stream);
+                {blocks, kExciteThreads, kExciteThreads * int(sizeof(float))}, p, stream);
 }
 
 }  // namespace effnet_kernels::cuda

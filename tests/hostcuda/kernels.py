@@ -21,18 +21,10 @@ def sources() -> list[Path]:
 
 
 @cache
-def load(sanitize: bool = False, asynchronous: bool = True) -> ModuleType:
-    """The module that runs them; ``torch.ops`` has the operators under the module's name, on CPU tensors.
-
-    ``asynchronous``: copies to shared memory as from sm_80 on, or as before.
-    """
-    flags = ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-DEK_ASYNC_COPY={int(asynchronous)}"]
-    name = "effnet_hostcuda"
-    if not asynchronous:
-        # A namespace of operators is defined once in a process, and both modules may be loaded.
-        flags.append(f"-D{name}={name}_plain")
-        name += "_plain"
-    return build(name, sources(), include_dirs=[CSRC], flags=flags, sanitize=sanitize)
+def load(sanitize: bool = False) -> ModuleType:
+    """The module that runs them; ``torch.ops`` has the operators under the module's name, on CPU tensors."""
+    flags = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
+    return build("effnet_hostcuda", sources(), include_dirs=[CSRC], flags=flags, sanitize=sanitize)
 
 
 @contextlib.contextmanager

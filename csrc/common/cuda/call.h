@@ -76,7 +76,8 @@ class Context {
   static BatchNorm no_batch_norm() { return {none(), none(), none(), none(), 0.0f}; }
 
   // The gradient of a parameter is written densely and, once written, put into the parameter's strides.
-  ParameterGradient gradient(const Tensor& gradient, const char* name) const {
+  ParameterGradient gradient(const Tensor& gradient, const char* name) {
+    kept_.push_back(gradient);
     return {write(gradient, name), dtype_of(gradient)};
   }
   static Tensor empty_gradient(const Tensor& parameter) {

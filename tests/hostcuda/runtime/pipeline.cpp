@@ -3,6 +3,7 @@
 #include <cstring>
 #include <string>
 #include "block.h"
+#include "device.h"
 
 namespace hostcuda {
 
@@ -28,6 +29,11 @@ void check_copy(const void* source, std::size_t bytes, std::size_t zero_filled, 
   abandon();
 }
 
+void carry_out(const Copy& copy) {
+  std::memcpy(copy.target, copy.source, copy.bytes);
+  std::memset(static_cast<std::byte*>(copy.target) + copy.bytes, 0, copy.zero_filled);
+}
+
 }  // namespace
 
 }  // namespace hostcuda
@@ -39,8 +45,14 @@ void __pipeline_memcpy_async(void* shared, const void* global, std::size_t bytes
   check_shared(shared, bytes, where);
   // A copy that only fills with zeros reads nothing, and its source may be anywhere.
   if (bytes > zero_filled) check_read(global, bytes - zero_filled, bytes, where);
-  current->copies.push_back({shared, global, static_cast<unsigned>(bytes - zero_filled),
-                             static_cast<unsigned>(zero_filled), current->committed_groups});
+  const Copy copy{shared, global, static_cast<unsigned>(bytes - zero_filled), static_cast<unsigned>(zero_filled),
+                  current->committed_groups};
+  // Before sm_80 the primitives are plain loads and stores.
+  if (device.compute_capability_major < 8) {
+    carry_out(copy);
+  } else {
+    current->copies.push_back(copy);
+  }
 }
 
 void __pipeline_commit() { ++hostcuda::current->committed_groups; }
@@ -49,8 +61,7 @@ void __pipeline_wait_prior(std::size_t groups) {
   hostcuda::Thread& me = *hostcuda::current;
   auto copy = me.copies.begin();
   for (; copy != me.copies.end() && copy->group + groups < me.committed_groups; ++copy) {
-    std::memcpy(copy->target, copy->source, copy->bytes);
-    std::memset(static_cast<std::byte*>(copy->target) + copy->bytes, 0, copy->zero_filled);
+    hostcuda::carry_out(*copy);
   }
   me.copies.erase(me.copies.begin(), copy);
 }
