@@ -58,8 +58,7 @@ __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks) statistics_kern
   using W = Walk<T, layout>;
   const W walk(p.plan);
   float moments[1 + 2 * W::kChannels] = {};
-  walk.each_vector(
-      [&](int64_t at, Lanes lanes) { add_moments<W>(moments, load(static_cast<const T*>(p.x) + at, lanes), lanes); });
+  walk.each_vector([&](int64_t at, Lanes lanes) { add_moments<W>(moments, load(walk.in(p.x, at), lanes), lanes); });
   reduce(moments, walk.stride(), walk.count(), static_cast<float*>(dynamic_shared()), MergeMoments{});
   if (!walk.leader()) return;
   walk.each_own_channel([&](int i, int64_t channel) {
@@ -106,7 +105,7 @@ template <class T, Layout layout>
 __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks) normalize_kernel(NormalizeParams p) {
   enum { kMean, kScale, kBeta, kFactor, kConstants };
   const Walk<T, layout> walk(p.plan);
-  Table<kConstants> table{static_cast<float*>(dynamic_shared()), p.plan.width(kVector<T>)};
+  Table<kConstants> table{static_cast<float*>(dynamic_shared())};
   walk.each_channel([&](int i, int64_t channel) {
     const BatchNormConstants bn = constants_of(p.bn, channel);
     table.set(kMean, i, bn.mean);
@@ -115,9 +114,9 @@ __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks) normalize_kerne
     table.set(kFactor, i, factor_of(p.factor, p.factor_by_image, walk.image, p.plan.channels, channel));
   });
   __syncthreads();
-  walk.each_vector([&](int64_t at, Lanes lanes) {
-    Vec<T> vec = load(static_cast<const T*>(p.x) + at, lanes), residual{};
-    if (p.residual != nullptr) residual = load(static_cast<const T*>(p.residual) + at, lanes);
+  walk.each_vector([&](auto at, Lanes lanes) {
+    Vec<T> vec = load(walk.in(p.x, at), lanes), residual{};
+    if (p.residual != nullptr) residual = load(walk.in(p.residual, at), lanes);
 #pragma unroll
     for (int q = 0; q < vec.quads; ++q) {
       float v[4], add[4];
@@ -133,7 +132,7 @@ __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks) normalize_kerne
       for (int j = 0; j < 4; ++j) v[j] = fmaf(v[j], table.get(walk, kFactor, 4 * q + j), add[j]);
       vec.set(q, v);
     }
-    store(static_cast<T*>(p.out) + at, vec, lanes);
+    store(walk.out(p.out, at), vec, lanes);
   });
 }
 
@@ -143,7 +142,7 @@ __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks) backward_sums_k
   using W = Walk<T, layout>;
   constexpr int kN = W::kChannels;
   const W walk(p.plan);
-  Table<kConstants> table{static_cast<float*>(dynamic_shared()), p.plan.width(kVector<T>)};
+  Table<kConstants> table{static_cast<float*>(dynamic_shared())};
   walk.each_channel([&](int i, int64_t channel) {
     const BatchNormConstants bn = constants_of(p.bn, channel);
     table.set(kMean, i, bn.mean);
@@ -153,9 +152,9 @@ __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks) backward_sums_k
   });
   __syncthreads();
   float gz[kN] = {}, slope_sum[kN] = {}, slope_x[kN] = {};
-  walk.each_vector([&](int64_t at, Lanes lanes) {
-    const Vec<T> g = load(static_cast<const T*>(p.grad) + at, lanes);
-    const Vec<T> x = load(static_cast<const T*>(p.x) + at, lanes);
+  walk.each_vector([&](auto at, Lanes lanes) {
+    const Vec<T> g = load(walk.in(p.grad, at), lanes);
+    const Vec<T> x = load(walk.in(p.x, at), lanes);
 #pragma unroll
     for (int q = 0; q < x.quads; ++q) {
       float grad[4], value[4], z[4], slope[4];
@@ -229,7 +228,7 @@ template <class T, Layout layout>
 __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks) input_gradient_kernel(InputGradientParams p) {
   enum { kMean, kRstd, kScale, kBeta, kFactor, kOffset, kMeanDv, kMeanDvX, kConstants };
   const Walk<T, layout> walk(p.plan);
-  Table<kConstants> table{static_cast<float*>(dynamic_shared()), p.plan.width(kVector<T>)};
+  Table<kConstants> table{static_cast<float*>(dynamic_shared())};
   walk.each_channel([&](int i, int64_t channel) {
     const BatchNormConstants bn = constants_of(p.bn, channel);
     const Gradient& gradient = p.gradient;
@@ -244,10 +243,10 @@ __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks) input_gradient_
     table.set(kMeanDvX, i, gradient.mean_dv_x == nullptr ? 0.0f : load_one(gradient.mean_dv_x + channel));
   });
   __syncthreads();
-  walk.each_vector([&](int64_t at, Lanes lanes) {
-    Vec<T> g = load(static_cast<const T*>(p.grad) + at, lanes);
+  walk.each_vector([&](auto at, Lanes lanes) {
+    Vec<T> g = load(walk.in(p.grad, at), lanes);
     Vec<T> x{};
-    if (p.x != nullptr) x = load(static_cast<const T*>(p.x) + at, lanes);
+    if (p.x != nullptr) x = load(walk.in(p.x, at), lanes);
 #pragma unroll
     for (int q = 0; q < g.quads; ++q) {
       float grad[4], z[4], slope[4], x_hat[4];
@@ -270,7 +269,7 @@ __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks) input_gradient_
       }
       g.set(q, grad);
     }
-    store(static_cast<T*>(p.dx) + at, g, lanes);
+    store(walk.out(p.dx, at), g, lanes);
   });
 }
 

@@ -50,7 +50,8 @@ EK_DEVICE int channel_stride(const DepthwisePlan& p) {
 struct Image {
   int channels, height, width;
 
-  EK_DEVICE int64_t row(int n, int channel, int r) const { return (int64_t(n) * channels + channel) * height + r; }
+  // Image n's place in the tensor, in elements; within it offsets are 32-bit.
+  EK_DEVICE int64_t offset(int n) const { return int64_t(n) * channels * height * width; }
 };
 
 // Cells of an image: rows [row, row_end) and columns [column, column_end), all within the image.
@@ -65,8 +66,8 @@ struct Window {
   EK_DEVICE bool empty() const { return row >= row_end || column >= column_end; }
 };
 
-// f(offset of the vector in the tensor, its lanes, the run, the vector's first element counted from the run's first)
-// for every vector of the NCHW planes' runs in `window`. A run is a plane's rows where they are whole, else one row.
+// f(offset of the vector in image n, its lanes, plane, row, the vector's first element counted from the run's first) for
+// every vector of the NCHW planes' runs in `window`. A run is a plane's rows where they are whole, else one row.
 template <class T, class F>
 EK_DEVICE void each_run_vector(const Image& image, int n, int first_channel, int channels, const Window& window,
                                bool whole_rows, bool aligned, F f) {
@@ -81,18 +82,19 @@ EK_DEVICE void each_run_vector(const Image& image, int n, int first_channel, int
     const int plane = whole_rows ? run : run / rows;
     if (first_channel + plane >= image.channels) continue;
     const int row = window.row + (whole_rows ? 0 : run - plane * rows);
-    const int64_t begin = image.row(n, first_channel + plane, row) * image.width + (whole_rows ? 0 : window.column);
-    const int misaligned = int(begin % kVec), from = vector * kVec - misaligned;
+    const int begin = ((first_channel + plane) * image.height + row) * image.width + (whole_rows ? 0 : window.column);
+    const int misaligned = int((uint32_t(image.offset(n)) + uint32_t(begin)) % kVec);
+    const int from = vector * kVec - misaligned;
     const int left = length - from;
     if (left <= 0) continue;
     f(begin + from, lanes_of<T>(-from, left < kVec ? left : kVec, aligned), plane, row, from);
   }
 }
 
-// f(offset of the vector in the tensor, its lanes, row, column, first channel within the block) for every vector of the
+// f(offset of the vector in an image, its lanes, row, column, first channel within the block) for every vector of the
 // channels_last pixels in `window`.
 template <class T, class F>
-EK_DEVICE void each_pixel_vector(const Image& image, int n, int first_channel, int channels, const Window& window,
+EK_DEVICE void each_pixel_vector(const Image& image, int first_channel, int channels, const Window& window,
                                  bool aligned, F f) {
   constexpr int kVec = kVector<T>;
   const int vectors = (channels + kVec - 1) / kVec, columns = window.column_end - window.column;
@@ -103,9 +105,8 @@ EK_DEVICE void each_pixel_vector(const Image& image, int n, int first_channel, i
     const int rest = image.channels - first_channel - channel;
     if (rest <= 0) continue;
     const int row = window.row + pixel / columns, column = window.column + pixel % columns;
-    const int64_t pixels = (int64_t(n) * image.height + row) * image.width + column;
-    const Lanes lanes = lanes_of<T>(0, rest < kVec ? rest : kVec, aligned);
-    f(pixels * image.channels + first_channel + channel, lanes, row, column, channel);
+    const int at = (row * image.width + column) * image.channels + first_channel + channel;
+    f(at, lanes_of<T>(0, rest < kVec ? rest : kVec, aligned), row, column, channel);
   }
 }
 
@@ -120,17 +121,18 @@ struct Stage {
   int row, column;
   Window window;
 
-  EK_DEVICE void copy_from(const T* x, bool aligned) const {
+  EK_DEVICE void copy_from(const T* tensor, bool aligned) const {
     if (window.empty()) return;
+    const T* const x = tensor + image.offset(n);
     if constexpr (layout == Layout::nhwc) {
-      each_pixel_vector<T>(image, n, first_channel, tile.channels, window, aligned,
-                           [&](int64_t at, Lanes lanes, int r, int c, int channel) {
+      each_pixel_vector<T>(image, first_channel, tile.channels, window, aligned,
+                           [&](int at, Lanes lanes, int r, int c, int channel) {
                              T* const to = raw + ((r - row) * tile.columns + c - column) * tile.pitch + channel;
                              copy(to, x + at, lanes);
                            });
     } else {
       each_run_vector<T>(image, n, first_channel, tile.channels, window, whole_rows, aligned,
-                         [&](int64_t at, Lanes lanes, int plane, int r, int from) {
+                         [&](int at, Lanes lanes, int plane, int r, int from) {
                            const int run = whole_rows ? plane : plane * tile.rows + r - row;
                            copy(raw + run * tile.pitch + from + misaligned(plane, r), x + at, lanes);
                          });
@@ -139,9 +141,8 @@ struct Stage {
 
   // NCHW: where in a vector of 16 bytes the run of (plane, image row r) begins.
   EK_DEVICE int misaligned(int plane, int r) const {
-    // Only the last bits count, whatever overflows.
-    const uint32_t first_row = (uint32_t(n) * image.channels + first_channel + plane) * image.height + r;
-    return int((first_row * image.width + (whole_rows ? 0 : window.column)) % kVector<T>);
+    const int begin = ((first_channel + plane) * image.height + r) * image.width + (whole_rows ? 0 : window.column);
+    return int((uint32_t(image.offset(n)) + uint32_t(begin)) % kVector<T>);
   }
 
   // The cells of image row r in the block's channel `own`: column c is at `kStep` · c.
@@ -171,12 +172,13 @@ struct Cells {
 
 // Writes `window` of the image; cell (0, 0) of `cells` is image cell (row, column).
 template <class T, Layout layout>
-EK_DEVICE void write_window(T* x, const Cells<layout>& cells, const Image& image, int n, int first_channel, int row,
-                            int column, const Window& window, bool aligned) {
+EK_DEVICE void write_window(T* tensor, const Cells<layout>& cells, const Image& image, int n, int first_channel,
+                            int row, int column, const Window& window, bool aligned) {
   if (window.empty()) return;
+  T* const x = tensor + image.offset(n);
   if constexpr (layout == Layout::nhwc) {
-    each_pixel_vector<T>(image, n, first_channel, cells.channels, window, aligned,
-                         [&](int64_t at, Lanes lanes, int r, int c, int channel) {
+    each_pixel_vector<T>(image, first_channel, cells.channels, window, aligned,
+                         [&](int at, Lanes lanes, int r, int c, int channel) {
                            const float* from = cells.row(channel, r - row) + (c - column) * cells.channels;
                            Vec<T> vec;
 #pragma unroll
@@ -189,7 +191,7 @@ EK_DEVICE void write_window(T* x, const Cells<layout>& cells, const Image& image
   } else {
     const bool whole_rows = window.column_end - window.column == image.width;
     each_run_vector<T>(image, n, first_channel, cells.channels, window, whole_rows, aligned,
-                       [&](int64_t at, Lanes lanes, int plane, int r, int from) {
+                       [&](int at, Lanes lanes, int plane, int r, int from) {
                          int c = window.column;
                          // The vector's first element, which a partial first vector does not have.
                          const int first = lanes.whole || lanes.first < 0 ? 0 : lanes.first;

@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks) pool_kernel(Poo
   using W = Walk<T, layout>;
   constexpr int kN = W::kChannels;
   const W walk(p.plan);
-  Table<kConstants> table{static_cast<float*>(dynamic_shared()), p.plan.width(kVector<T>)};
+  Table<kConstants> table{static_cast<float*>(dynamic_shared())};
   walk.each_channel([&](int i, int64_t channel) {
     const BatchNormConstants bn = constants_of(p.bn, channel);
     table.set(kMean, i, bn.mean);
@@ -27,8 +27,8 @@ __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks) pool_kernel(Poo
   });
   __syncthreads();
   float z_sum[kN] = {}, a3[kN] = {}, a5[kN] = {};
-  walk.each_vector([&](int64_t at, Lanes lanes) {
-    const Vec<T> x = load(static_cast<const T*>(p.x) + at, lanes);
+  walk.each_vector([&](auto at, Lanes lanes) {
+    const Vec<T> x = load(walk.in(p.x, at), lanes);
 #pragma unroll
     for (int q = 0; q < x.quads; ++q) {
       float value[4], z[4], slope[4];

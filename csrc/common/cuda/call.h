@@ -126,10 +126,11 @@ class Call : public Context {
  public:
   explicit Call(const Tensor& x)
       : Context(x), layout(layout_of(x)), dtype(dtype_of(x)), vector(dtype == DType::float32 ? 4 : 8), x_(x) {
-    constexpr int64_t kLargestImage = 2147483647;
+    // Offsets in an image are 32-bit in the kernels, and may be a block's stride past its end.
+    constexpr int64_t kLargestImage = (int64_t(1) << 31) - (1 << 16);
     STD_TORCH_CHECK(dtype != DType::float64, "float64 is computed on CPU only");
     const int64_t image = x.size(1) * x.size(2) * x.size(3);
-    STD_TORCH_CHECK(image <= kLargestImage, "expected at most 2^31 - 1 elements in one image, got ", image);
+    STD_TORCH_CHECK(image <= kLargestImage, "expected at most 2^31 - 2^16 elements in one image, got ", image);
   }
 
   // Whether 16-byte accesses are possible in all of these activation tensors.

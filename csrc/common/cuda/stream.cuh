@@ -8,8 +8,14 @@
 
 namespace effnet_kernels::cuda {
 
-// At least four blocks of 256 threads on a multiprocessor: 64 registers a thread, half of all threads and more.
-inline constexpr int kStreamThreads = 256, kStreamBlocks = 4;
+// Four blocks of 256 threads on a multiprocessor: 64 registers a thread, half of all threads and more. sm_75 has room for
+// four blocks at the most and is given three, for 85.
+inline constexpr int kStreamThreads = 256;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+inline constexpr int kStreamBlocks = 3;
+#else
+inline constexpr int kStreamBlocks = 4;
+#endif
 
 template <class T, Layout layout>
 struct Walk {
@@ -18,50 +24,61 @@ struct Walk {
   static constexpr int kChannels = layout == Layout::nhwc ? kVec : 1;
 
   const StreamPlan& plan;
-  int64_t part, image;
-  int64_t first_channel;  // of the block
+  int part, image;
+  int64_t image_offset;  // in elements; within an image offsets are 32-bit
+  int channels, pixels;
+  int first_channel;  // of the block
   int thread, x, y;
-  int own;             // the thread's first channel within the block
-  int64_t begin, end;  // the chunk's pixels
+  int own;         // the thread's first channel within the block
+  int begin, end;  // the chunk's pixels
 
-  EK_DEVICE explicit Walk(const StreamPlan& p) : plan(p) {
-    part = int64_t(blockIdx.x) / p.slices;
-    image = part / p.chunks;
-    first_channel = int64_t(blockIdx.x) % p.slices * p.width(kVec);
+  EK_DEVICE explicit Walk(const StreamPlan& p) : plan(p), channels(int(p.channels)), pixels(int(p.pixels)) {
+    const int block = int(blockIdx.x), slices = int(p.slices), chunks = int(p.chunks);
+    const int chunk_pixels = int(p.chunk_pixels);
+    part = block / slices;
+    image = part / chunks;
+    image_offset = image * (p.channels * p.pixels);
+    first_channel = block % slices * p.width(kVec);
     thread = int(threadIdx.x);
     x = thread % p.across;
     y = thread / p.across;
     own = layout == Layout::nhwc ? x * kVec : y;
-    begin = part % p.chunks * p.chunk_pixels;
-    end = begin + p.chunk_pixels < p.pixels ? begin + p.chunk_pixels : p.pixels;
+    begin = part % chunks * chunk_pixels;
+    end = pixels - begin < chunk_pixels ? pixels : begin + chunk_pixels;
   }
+
+  // Element `at` of the block's image.
+  EK_DEVICE const T* in(const void* tensor, int64_t at) const {
+    return static_cast<const T*>(tensor) + (image_offset + at);
+  }
+  EK_DEVICE T* out(void* tensor, int64_t at) const { return static_cast<T*>(tensor) + (image_offset + at); }
 
   // f(i, channel) for every channel of the block, i counting from 0, each by one thread.
   template <class F>
   EK_DEVICE void each_channel(F f) const {
-    const int64_t rest = plan.channels - first_channel;
+    const int rest = channels - first_channel;
     for (int i = thread; i < plan.width(kVec) && i < rest; i += plan.threads()) f(i, first_channel + i);
   }
 
-  // f(offset, lanes) for every vector of the thread.
+  // f(offset in the image, lanes) for every vector of the thread.
   template <class F>
   EK_DEVICE void each_vector(F f) const {
-    const int64_t channel = first_channel + own;
-    if (channel >= plan.channels) return;
+    const int channel = first_channel + own;
+    if (channel >= channels) return;
     if constexpr (layout == Layout::nhwc) {
-      const int64_t rest = plan.channels - channel;
-      const Lanes lanes = lanes_of<T>(0, rest < kVec ? int(rest) : kVec, plan.aligned);
-      int64_t at = (image * plan.pixels + begin + y) * plan.channels + channel;
-      const int64_t step = plan.down * plan.channels;
+      const int rest = channels - channel;
+      const Lanes lanes = lanes_of<T>(0, rest < kVec ? rest : kVec, plan.aligned);
+      // Unsigned: the last step may leave the image by more than an int holds.
+      const uint32_t step = uint32_t(plan.down) * channels, limit = uint32_t(end) * channels;
 #pragma unroll 1
-      for (int left = int(end - begin) - y; left > 0; left -= plan.down, at += step) f(at, lanes);
+      for (uint32_t at = uint32_t(begin + y) * channels + channel; at < limit; at += step) f(at, lanes);
     } else {
-      const int64_t plane = (image * plan.channels + channel) * plan.pixels;
-      const int64_t from = plane + begin, to = plane + end, step = int64_t(plan.across) * kVec;
+      const int from = channel * pixels + begin, to = channel * pixels + end, step = plan.across * kVec;
+      const int misaligned = int((uint32_t(image_offset) + uint32_t(from)) % kVec);
 #pragma unroll 1
-      for (int64_t at = from - from % kVec + x * kVec; at < to; at += step) {
-        const int first = at < from ? int(from - at) : 0;
-        const int last = to - at < kVec ? int(to - at) : kVec;
+      for (int at = from - misaligned + x * kVec; at < to; at += step) {
+        const int first = at < from ? from - at : 0;
+        const int last = to - at < kVec ? to - at : kVec;
         f(at, lanes_of<T>(first, last, plan.aligned));
       }
     }
@@ -76,30 +93,29 @@ struct Walk {
   EK_DEVICE void each_own_channel(F f) const {
 #pragma unroll
     for (int i = 0; i < kChannels; ++i) {
-      const int64_t channel = first_channel + own + i;
-      if (channel < plan.channels) f(i, channel);
+      const int channel = first_channel + own + i;
+      if (channel < channels) f(i, channel);
     }
   }
 };
 
-// Per-channel constants of a block in shared memory: `kConstants` rows of Walk's width.
+// Per-channel constants of a block in shared memory, one row each. The rows are as long as the widest block's channels,
+// so that a thread finds all of its constants from one address.
 template <int kConstants>
 struct Table {
+  static constexpr int kWidth = 256;
+  static constexpr int kBytes = kConstants * kWidth * int(sizeof(float));
   float* values;
-  int width;
 
-  EK_DEVICE void set(int constant, int i, float value) { store_shared(values + constant * width + i, value); }
+  EK_DEVICE void set(int constant, int i, float value) { store_shared(values + constant * kWidth + i, value); }
   // Of the thread's vector element j.
   template <class W>
   EK_DEVICE float get(const W& walk, int constant, int j) const {
-    return load_shared(values + constant * width + walk.own + (W::kChannels > 1 ? j : 0));
+    static_assert(32 * W::kVec <= kWidth && kStreamThreads <= kWidth);
+    return load_shared(values + constant * kWidth + walk.own + (W::kChannels > 1 ? j : 0));
   }
-  EK_DEVICE float* after() const { return values + (kConstants * width + 3) / 4 * 4; }
+  EK_DEVICE float* after() const { return values + kConstants * kWidth; }
 };
-
-EK_HOST_DEVICE constexpr int table_bytes(int constants, int width) {
-  return (constants * width + 3) / 4 * 4 * int(sizeof(float));
-}
 
 // A kernel of the streaming kind: one block per part and slice. `constants` per channel are in its table; `sums` per
 // channel are reduced at once, or a count and −sums per channel.
@@ -111,7 +127,7 @@ cudaError_t launch_stream(const char* name, const Params& p, int constants, Kern
       using T = typename decltype(type)::type;
       constexpr int kChannels = Walk<T, layout()>::kChannels;
       const int values = sums < 0 ? 1 - sums * kChannels : sums * kChannels;
-      const int bytes = table_bytes(constants, p.plan.width(kVector<T>)) + reduce_bytes(values, p.plan.threads());
+      const int bytes = constants * Table<1>::kBytes + reduce_bytes(values, p.plan.threads());
       return launch(name, kernel(type, layout), {p.plan.blocks(), p.plan.threads(), bytes}, p, stream);
     });
   });

@@ -16,16 +16,12 @@ SHAPES = ((3, 1, 13, 9), (2, 3, 11, 14), (1, 24, 15, 12), (2, 40, 9, 17), (2, 11
 
 
 def every_combination() -> list[Row]:
-    """The first six axes in full; the others run along them, so that each pair with one of their values occurs."""
-    rows = product((3, 5, 7), (1, 2), DTYPES, LAYOUTS, ("matrix", None), ("training", None))
-    names = ("kernel", "stride", "dtype", "layout", "se", "bn1")
+    """The first seven axes in full; the others run along them, so that each pair with one of their values occurs."""
+    parts = (("matrix", None), ("training", None))
+    rows = product((3, 5, 7), (1, 2), ACTIVATIONS, DTYPES, LAYOUTS, *parts)
+    names = ("kernel", "stride", "activation", "dtype", "layout", "se", "bn1")
     return [
-        {
-            **dict(zip(names, row, strict=True)),
-            "shape": SHAPES[number // 7 % 5],
-            "activation": ACTIVATIONS[number % 5],
-            "gate": GATES[number // 5 % 2],
-        }
+        {**dict(zip(names, row, strict=True)), "shape": SHAPES[number // 7 % 5], "gate": GATES[number // 5 % 2]}
         for number, row in enumerate(rows)
     ]
 
