@@ -13,9 +13,9 @@ from effnet_kernels.arguments import Padding, same_padding, symmetric_padding
 from effnet_kernels.nn import (
     SqueezeExcite2d,
     batch_norm_act,
-    batch_norm_arguments,
     mbconv_core,
     mbconv_core_unscaled,
+    uses_batch_statistics,
 )
 
 PaddingRule = Literal["symmetric", "same"]
@@ -159,7 +159,7 @@ class MBConv(ResidualBlock):
         if torch.compiler.is_compiling() or not self.runs_fused or torch.is_grad_enabled():
             return False
         norms = [self.depthwise.bn] if self.expand is None else [self.expand.bn, self.depthwise.bn]
-        if self.squeeze_excite is None or any(batch_norm_arguments(bn).training for bn in norms):
+        if self.squeeze_excite is None or any(uses_batch_statistics(bn) for bn in norms):
             return False
         pixels = u.shape[2] * u.shape[3] // self.depthwise.conv.stride[0] ** 2
         return u.shape[0] == 1 and self.project.conv.out_channels <= pixels

@@ -23,9 +23,13 @@ def batch_norm_arguments(bn: nn.BatchNorm2d) -> BatchNorm:
         bn.num_batches_tracked.add_(1)
         if bn.momentum is None:
             momentum = 1.0 / float(bn.num_batches_tracked)
-    training = bn.training or bn.running_mean is None
     mean, var = (bn.running_mean, bn.running_var) if not bn.training or bn.track_running_stats else (None, None)
-    return BatchNorm(bn.weight, bn.bias, mean, var, training, momentum, bn.eps)
+    return BatchNorm(bn.weight, bn.bias, mean, var, uses_batch_statistics(bn), momentum, bn.eps)
+
+
+def uses_batch_statistics(bn: nn.BatchNorm2d) -> bool:
+    """Whether ``bn`` normalises by the batch's own mean and variance."""
+    return bn.training or bn.running_mean is None
 
 
 class BatchNormAct2d(nn.BatchNorm2d):

@@ -1,8 +1,12 @@
-"""What every test shares: two threads, whatever the machine has."""
+"""What every test shares: two threads, whatever the machine has, that leave the cores to others while they wait."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+# libgomp reads it when torch is imported. Threads that spin slow down every other process of the tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 
 

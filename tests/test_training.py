@@ -68,7 +68,7 @@ def test_resuming_equals_running_on(straight: TrainingResult, tmp_path: Path) ->
 
 
 def test_interrupted_run_keeps_its_last_whole_epoch(
-    straight: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    straight: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     step = Classifier.training_step
 
@@ -77,7 +77,9 @@ def test_interrupted_run_keeps_its_last_whole_epoch(
             signal.raise_signal(signal.SIGINT)
         return step(self, batch, batch_idx)
 
-    handler = signal.getsignal(signal.SIGINT)
+    # A shell's background job, which the tests may be, begins with SIGINT ignored.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
     arguments = ["train", "--batch-size", "8", "--limit-batches", "2", "--schedule", "exponential", "--epochs", "3"]
     arguments += ["--warmup-epochs", "0.5", "--no-progress", "--output-dir", str(tmp_path)]
     with monkeypatch.context() as patch:
@@ -85,7 +87,7 @@ def test_interrupted_run_keeps_its_last_whole_epoch(
         stopped = CliRunner().invoke(app, arguments)
     assert stopped.exit_code == 130
     assert f"--resume {tmp_path / 'last.ckpt'}" in stopped.output
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert not (tmp_path / "model.safetensors").exists()
 
     assert_same_result(small_run(tmp_path, epochs=3, resume=str(tmp_path / "last.ckpt")), straight)

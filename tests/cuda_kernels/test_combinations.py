@@ -37,8 +37,13 @@ def test_every_pair_occurs() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=label)
 def test_training(row: Row) -> None:
-    """The identity between two BatchNorms in training is undone by the second, whose gradients would be rounding."""
-    bn2 = "frozen" if row["activation"] == "identity" else "training"
+    """What scales as its argument does, between two BatchNorms in training, has its scale undone by the second.
+
+    The gradient of γ1 is then a sum that cancels: all of it under the identity, and under relu or relu6 so much that
+    for a single channel, which has no other gradient to be small against, eager PyTorch's own is off by 1e-5.
+    """
+    scales = row["activation"] == "identity" or (row["activation"] in ("relu", "relu6") and row["shape"][1] == 1)
+    bn2 = "frozen" if scales else "training"
     check_parity(mbconv_core_case(**row, bn2=bn2))
 
 
