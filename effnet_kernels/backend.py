@@ -4,6 +4,9 @@ The environment variable ``EFFNET_KERNELS_BACKEND`` (``auto | cuda | triton | cp
 default; :func:`set_backend` changes it.
 """
 
+import importlib
+import importlib.util
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +20,7 @@ ENVIRONMENT_VARIABLE = "EFFNET_KERNELS_BACKEND"
 CHOICES = ("auto", "cuda", "triton", "cpu", "reference")
 
 _PACKAGE = Path(__file__).parent
+_LOGGER = logging.getLogger(__name__)
 
 
 def _load_library(name: str) -> str | None:
@@ -49,12 +53,35 @@ def _cuda_reason() -> str | None:
     return None if torch.cuda.is_available() else "torch sees no CUDA device"
 
 
+_TRITON_CAPABILITY = (8, 0)
+
+
+def interpreting() -> bool:
+    """Whether Triton's kernels run in its interpreter, on tensors of any device."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
+
+
+def _triton_reason() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if interpreting():
+        return None
+    if torch.version.cuda is None:
+        return "this torch is not a CUDA build"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device; TRITON_INTERPRET=1 runs the kernels without one, slowly"
+    least = min(torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count()))
+    if least < _TRITON_CAPABILITY:
+        return f"Triton needs compute capability 8.0, a device here has {least[0]}.{least[1]}"
+    return None
+
+
 def backends() -> Mapping[str, str | None]:
     """Every backend, mapped to the reason it cannot be used here, or to None where it can."""
     return MappingProxyType(
         {
             "cuda": _cuda_reason(),
-            "triton": "there are no Triton kernels yet",
+            "triton": _triton_reason(),
             "cpu": _CPU_REASON,
             "reference": None,
         }
@@ -76,6 +103,27 @@ def _checked(name: str, source: str) -> str:
 
 
 _requested = _checked(os.environ.get(ENVIRONMENT_VARIABLE, "auto"), ENVIRONMENT_VARIABLE)
+_serves_cuda = "reference"
+"""What ``auto`` gives CUDA tensors: the compiled library, else Triton, else the reference."""
+
+
+def prepare() -> None:
+    """Choose what serves CUDA tensors and define Triton's operators where they may be called.
+
+    Not left to the first call, which torch.compile may be tracing.
+    """
+    global _serves_cuda
+    missing = _CUDA_LIBRARY_REASON
+    if missing is None:
+        _serves_cuda = "cuda"
+    elif _requested == "auto" and torch.cuda.is_available():
+        reason = _triton_reason()
+        _serves_cuda = "triton" if reason is None else "reference"
+        _LOGGER.info("CUDA tensors are served by %s: no compiled CUDA library: %s", _serves_cuda, missing)
+        if reason is not None:
+            _LOGGER.info("no Triton kernels: %s", reason)
+    if _requested == "triton" or _serves_cuda == "triton":
+        importlib.import_module("effnet_kernels.triton")
 
 
 def set_backend(name: str) -> None:
@@ -87,6 +135,7 @@ def set_backend(name: str) -> None:
     """
     global _requested
     _requested = _checked(name, "set_backend")
+    prepare()
 
 
 def requested_backend() -> str:
@@ -97,21 +146,21 @@ def requested_backend() -> str:
 def backend_for(device: torch.device, dtype: torch.dtype | None = None) -> str:
     """The backend that serves tensors on ``device``: the requested one, or, for ``auto``, the best available.
 
-    The kernels for CUDA do not compute in float64: with that ``dtype``, ``auto`` is the reference there.
+    On CUDA devices that is the compiled library, else Triton, else the reference. Neither of the first two computes in
+    float64: with that ``dtype``, ``auto`` is the reference there.
 
     Raises:
         RuntimeError: the requested backend does not serve this device or dtype.
     """
-    native = device.type if device.type in ("cpu", "cuda") else "reference"
-    float64_on_cuda = native == "cuda" and dtype == torch.float64
     if _requested == "auto":
-        # A tensor on a device shows that there is one: only the library can be missing.
-        missing = {"cpu": _CPU_REASON, "cuda": _CUDA_LIBRARY_REASON, "reference": None}[native]
-        return native if missing is None and not float64_on_cuda else "reference"
+        if device.type == "cpu":
+            return "cpu" if _CPU_REASON is None else "reference"
+        return _serves_cuda if device.type == "cuda" and dtype != torch.float64 else "reference"
     if _requested == "reference":
         return _requested
-    if _requested != native:
+    serves = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": ("cuda", "cpu") if interpreting() else ("cuda",)}
+    if device.type not in serves[_requested]:
         raise RuntimeError(f"backend {_requested!r} does not serve tensors on {device}; use 'auto' or 'reference'")
-    if float64_on_cuda:
+    if dtype == torch.float64 and _requested != "cpu":
         raise RuntimeError(f"backend {_requested!r} does not compute in float64; use 'auto' or 'reference'")
     return _requested

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -169,9 +170,10 @@ def _device(device: str | Device | torch.device) -> Device:
         named = None
     if named is None or named.type != "cuda":
         raise ValueError(f"device: expected one of {', '.join(DEVICES)}, a Device or a CUDA device, got {device!r}")
-    properties = torch.cuda.get_device_properties(named)
+    # Not in the stubs of every torch.
+    properties: Any = torch.cuda.get_device_properties(named)
     return Device(
         properties.multi_processor_count,
-        properties.shared_memory_per_block_optin,  # type: ignore[attr-defined]  # torch's stubs lack it
+        properties.shared_memory_per_block_optin,
         properties.shared_memory_per_multiprocessor,
     )

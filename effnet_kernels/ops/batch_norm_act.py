@@ -15,7 +15,7 @@ from effnet_kernels.arguments import (
     check_parameter,
 )
 from effnet_kernels.backend import backend_for
-from effnet_kernels.ops.registration import register_backward, register_differentiable
+from effnet_kernels.ops.registration import operators, register_backward, register_differentiable
 from effnet_kernels.ops.running_stats import affine, constant_statistics, update_running_stats
 from effnet_kernels.tensors import autocast, dense, dense_like, statistics_dtype
 
@@ -80,15 +80,16 @@ def batch_norm_act(
     if residual is not None:
         residual = autocast(residual)
         _check_residual(residual, x)
-    if backend_for(x.device, x.dtype) == "reference":
+    backend = backend_for(x.device, x.dtype)
+    if backend == "reference":
         return reference.batch_norm_act(x, bn, activation, keep, residual)
     x = dense(x)
     if residual is not None:
         residual = dense_like(residual, x)
-    out, batch_mean, batch_var = torch.ops.effnet_kernels.batch_norm_act(
+    out, batch_mean, batch_var = operators(backend).batch_norm_act(
         x, *affine(bn, channels, x), *constant_statistics(bn), keep, residual, eps, CODES[activation]
     )
-    update_running_stats(bn, batch_mean, batch_var, count)
+    update_running_stats(backend, bn, batch_mean, batch_var, count)
     return out
 
 
@@ -124,12 +125,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(x, gamma, beta, *((batch_mean, batch_var) if ctx.training else (mean, var)), keep)
 
 
-def _backward(ctx: Any, grad: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(namespace: Any, ctx: Any, grad: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
     x, gamma, beta, mean, var, keep = ctx.saved_tensors
     needs_x, needs_gamma, needs_beta = ctx.needs_input_grad[:3]
     dx = dgamma = dbeta = None
     if needs_x or needs_gamma or needs_beta:
-        dx, dgamma, dbeta = torch.ops.effnet_kernels.batch_norm_act_backward(
+        dx, dgamma, dbeta = namespace.batch_norm_act_backward(
             dense_like(grad, x), x, gamma, beta, mean, var, keep, ctx.training, ctx.eps, ctx.activation
         )
     dresidual = grad if ctx.needs_input_grad[6] else None

@@ -17,7 +17,7 @@ from effnet_kernels.arguments import (
     output_size,
 )
 from effnet_kernels.backend import backend_for
-from effnet_kernels.ops.registration import register, register_backward, register_differentiable
+from effnet_kernels.ops.registration import operators, register, register_backward, register_differentiable
 from effnet_kernels.ops.running_stats import affine, constant_statistics, update_running_stats
 from effnet_kernels.tensors import autocast, dense, dense_like, memory_format, needs_grad, statistics_dtype
 
@@ -74,17 +74,18 @@ def depthwise_conv_bn_act(
     count = x.shape[0] * output_height(x, w, stride, pads) * output_width(x, w, stride, pads)
     bn = BatchNorm(gamma, beta, mean, var, training, momentum, eps)
     check_batch_norm(bn, count, x.shape[1], x)
-    if backend_for(x.device, x.dtype) == "reference":
+    backend = backend_for(x.device, x.dtype)
+    if backend == "reference":
         return reference.depthwise_conv_bn_act(x, w, bn, stride, pads, activation)
     x = dense(x)
     gamma, beta = affine(bn, x.shape[1], x)
     settings = (stride, pads, eps, CODES[activation])
     if not training and not needs_grad(x, w, gamma, beta):
-        return torch.ops.effnet_kernels.depthwise_conv_bn_act_inference(x, w, gamma, beta, mean, var, *settings)
-    out, _y, batch_mean, batch_var = torch.ops.effnet_kernels.depthwise_conv_bn_act(
+        return operators(backend).depthwise_conv_bn_act_inference(x, w, gamma, beta, mean, var, *settings)
+    out, _y, batch_mean, batch_var = operators(backend).depthwise_conv_bn_act(
         x, w, gamma, beta, *constant_statistics(bn), *settings
     )
-    update_running_stats(bn, batch_mean, batch_var, count)
+    update_running_stats(backend, bn, batch_mean, batch_var, count)
     return out
 
 
@@ -142,9 +143,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(x, y, w, gamma, beta, *((batch_mean, batch_var) if ctx.training else (mean, var)))
 
 
-def _backward(ctx: Any, grad: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(namespace: Any, ctx: Any, grad: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
     x, *saved = ctx.saved_tensors
-    gradients = torch.ops.effnet_kernels.depthwise_conv_bn_act_backward(
+    gradients = namespace.depthwise_conv_bn_act_backward(
         dense_like(grad, x), x, *saved, ctx.training, *ctx.settings
     )
     return (*gradients, None, None, None, None, None, None)

@@ -21,7 +21,7 @@ from effnet_kernels.arguments import (
 )
 from effnet_kernels.backend import backend_for
 from effnet_kernels.ops.depthwise_conv_bn_act import empty_output, output_height, output_width
-from effnet_kernels.ops.registration import register, register_backward, register_differentiable
+from effnet_kernels.ops.registration import operators, register, register_backward, register_differentiable
 from effnet_kernels.ops.running_stats import affine, constant_statistics, update_running_stats
 from effnet_kernels.tensors import autocast, dense, dense_like, needs_grad, statistics_dtype
 
@@ -70,17 +70,18 @@ def mbconv_core(
     Source: Tan and Le 2019 (arXiv 1905.11946), section 4; Hu et al. 2018 (arXiv 1709.01507), section 3.
     """
     call = _prepare(u, w, bn2, bn1, se, stride, padding, activation, gate)
-    if backend_for(call.u.device, call.u.dtype) == "reference":
+    backend = backend_for(call.u.device, call.u.dtype)
+    if backend == "reference":
         return reference.mbconv_core(call.u, w, bn2, bn1, se, stride, call.pads, activation, gate)
     tensors, settings = call.arguments()
     inference = not bn2.training and (bn1 is None or not bn1.training)
     if inference and not needs_grad(*tensors):
-        out, _scale = torch.ops.effnet_kernels.mbconv_core_inference(*tensors, *settings, True)
+        out, _scale = operators(backend).mbconv_core_inference(*tensors, *settings, True)
         return out
-    out, _y, mean1, var1, mean2, var2, *_vectors = torch.ops.effnet_kernels.mbconv_core(*tensors, *settings)
+    out, _y, mean1, var1, mean2, var2, *_vectors = operators(backend).mbconv_core(*tensors, *settings)
     if bn1 is not None:
-        update_running_stats(bn1, mean1, var1, call.count1)
-    update_running_stats(bn2, mean2, var2, call.count2)
+        update_running_stats(backend, bn1, mean1, var1, call.count1)
+    update_running_stats(backend, bn2, mean2, var2, call.count2)
     return out
 
 
@@ -121,10 +122,11 @@ def mbconv_core_unscaled(
     tensors, settings = call.arguments()
     if needs_grad(*tensors):
         raise RuntimeError("mbconv_core_unscaled has no gradient: call mbconv_core, or call it under torch.no_grad()")
-    if backend_for(call.u.device, call.u.dtype) == "reference":
+    backend = backend_for(call.u.device, call.u.dtype)
+    if backend == "reference":
         z = reference.mbconv_core(call.u, w, bn2, bn1, None, stride, call.pads, activation, gate)
         return z, reference.excitation(z, se, activation, gate).to(statistics_dtype(z))
-    z, scale = torch.ops.effnet_kernels.mbconv_core_inference(*tensors, *settings, False)
+    z, scale = operators(backend).mbconv_core_inference(*tensors, *settings, False)
     return z, scale
 
 
@@ -258,9 +260,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     )
 
 
-def _backward(ctx: Any, grad: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(namespace: Any, ctx: Any, grad: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
     u, y, w, gamma1, *saved = ctx.saved_tensors
-    du, dw, dgamma1, dbeta1, dgamma2, dbeta2, *dse = torch.ops.effnet_kernels.mbconv_core_backward(
+    du, dw, dgamma1, dbeta1, dgamma2, dbeta2, *dse = namespace.mbconv_core_backward(
         dense_like(grad, u), u, y, w, gamma1, *saved, ctx.training1, ctx.training2, *ctx.settings
     )
     bn1_gradients = _NO_TENSORS if gamma1 is None else (dgamma1, dbeta1, None, None)

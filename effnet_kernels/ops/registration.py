@@ -1,42 +1,74 @@
-"""How a Python half joins a compiled operator: fake and backward, where the compiled library is there."""
+"""How a Python half joins an operator's kernels: fake and backward, for the compiled library and for Triton.
+
+Both have the same operators, with the same schemas, in a namespace each.
+"""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 
 from effnet_kernels.backend import backends
 
 NAMESPACE = "effnet_kernels"
+TRITON_NAMESPACE = "effnet_kernels_triton"
 
 compiled = backends()["cpu"] is None
-"""Whether the schemas exist; without them every call goes to the reference."""
+"""Whether the compiled library is there."""
+
+
+class Half(NamedTuple):
+    """What is registered with an operator, whoever computes it; ``backward`` takes the namespace first."""
+
+    fake: Callable[..., Any]
+    setup_context: Callable[..., None] | None = None
+    backward: Callable[..., Any] | None = None
+
+
+HALVES: dict[str, Half] = {}
+"""Of every operator, by name; complete when effnet_kernels.ops is imported."""
+
+
+def operators(backend: str) -> Any:
+    """The namespace with the operators of ``backend``: ``triton``, or ``cpu`` and ``cuda``, which share one."""
+    return torch.ops.effnet_kernels_triton if backend == "triton" else torch.ops.effnet_kernels
 
 
 def register(name: str, fake: Callable[..., Any]) -> None:
-    """Register the fake (meta) implementation of ``name``."""
-    if compiled:
-        torch.library.register_fake(f"{NAMESPACE}::{name}", fake)
+    """Register the fake (meta) implementation of ``name``, which has no gradient."""
+    _register(name, Half(fake))
 
 
 def register_differentiable(
     name: str, fake: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
 ) -> None:
-    """Register the fake implementation and the backward of ``name``."""
-    register(name, fake)
-    if compiled:
-        torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, setup_context=setup_context)
+    """Register the fake implementation and the backward of ``name``, which is called with the namespace first."""
+    _register(name, Half(fake, setup_context, backward))
 
 
 def register_backward(name: str, fake: Callable[..., Any]) -> None:
     """Register a backward operator: its fake, and a double backward that says there is none."""
 
-    def refuse(ctx: Any, *grads: Any) -> None:
+    def refuse(namespace: Any, ctx: Any, *grads: Any) -> None:
         raise RuntimeError(
             f"{NAMESPACE}::{name} has no second derivative: for double backward use the reference backend "
             "(effnet_kernels.set_backend('reference'))"
         )
 
-    register(name, fake)
+    _register(name, Half(fake, None, refuse))
+
+
+def register_autograd(namespace: str, name: str) -> None:
+    """Register the backward of ``name``, if it has one, with the operator in ``namespace``."""
+    half = HALVES[name]
+    if half.backward is not None:
+        backward = partial(half.backward, getattr(torch.ops, namespace))
+        torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=half.setup_context)
+
+
+def _register(name: str, half: Half) -> None:
+    HALVES[name] = half
     if compiled:
-        torch.library.register_autograd(f"{NAMESPACE}::{name}", refuse)
+        torch.library.register_fake(f"{NAMESPACE}::{name}", half.fake)
+        register_autograd(NAMESPACE, name)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from effnet_kernels.arguments import BatchNorm
-from effnet_kernels.ops.registration import register
+from effnet_kernels.ops.registration import operators, register
 from effnet_kernels.tensors import statistics_dtype
 
 register("update_running_stats_", lambda running_mean, running_var, mean, var, count, momentum: None)
@@ -23,7 +23,7 @@ def constant_statistics(bn: BatchNorm) -> tuple[Tensor | None, Tensor | None]:
     return (None, None) if bn.training else (bn.mean, bn.var)
 
 
-def update_running_stats(bn: BatchNorm, mean: Tensor, var: Tensor, count: int) -> None:
+def update_running_stats(backend: str, bn: BatchNorm, mean: Tensor, var: Tensor, count: int) -> None:
     """Move the running statistics toward the batch's, as PyTorch does, in training and where there are any.
 
     running ← (1 − momentum) · running + momentum · batch, with the unbiased variance var · count / (count − 1).
@@ -32,4 +32,4 @@ def update_running_stats(bn: BatchNorm, mean: Tensor, var: Tensor, count: int) -
     if not bn.training or bn.mean is None or bn.var is None or count == 0:
         return
     with torch.no_grad():
-        torch.ops.effnet_kernels.update_running_stats_(bn.mean, bn.var, mean, var, count, bn.momentum)
+        operators(backend).update_running_stats_(bn.mean, bn.var, mean, var, count, bn.momentum)

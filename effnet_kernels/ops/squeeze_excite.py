@@ -15,7 +15,7 @@ from effnet_kernels.arguments import (
     check_squeeze_excite,
 )
 from effnet_kernels.backend import backend_for
-from effnet_kernels.ops.registration import register_backward, register_differentiable
+from effnet_kernels.ops.registration import operators, register_backward, register_differentiable
 from effnet_kernels.tensors import autocast, dense, dense_like, statistics_dtype
 
 
@@ -58,9 +58,10 @@ def squeeze_excite(
     x = autocast(x)
     se = SqueezeExcite(w1, b1, w2, b2)
     check_squeeze_excite(se, x.shape[1], x)
-    if backend_for(x.device, x.dtype) == "reference":
+    backend = backend_for(x.device, x.dtype)
+    if backend == "reference":
         return reference.squeeze_excite(x, se, activation, gate)
-    out, *_saved = torch.ops.effnet_kernels.squeeze_excite(dense(x), *se, CODES[activation], CODES[gate])
+    out, *_saved = operators(backend).squeeze_excite(dense(x), *se, CODES[activation], CODES[gate])
     return out
 
 
@@ -79,9 +80,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(*tensors, *vectors)
 
 
-def _backward(ctx: Any, grad: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(namespace: Any, ctx: Any, grad: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
     x, *saved = ctx.saved_tensors
-    gradients = torch.ops.effnet_kernels.squeeze_excite_backward(
+    gradients = namespace.squeeze_excite_backward(
         dense_like(grad, x), x, *saved, ctx.activation, ctx.gate
     )
     return (*gradients, None, None)
