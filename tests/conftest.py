@@ -9,6 +9,10 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 
+# Without a GPU Triton's kernels are interpreted; Triton reads it when it is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture(autouse=True)
 def two_threads() -> Iterator[None]:

@@ -145,9 +145,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _backward(namespace: Any, ctx: Any, grad: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
     x, *saved = ctx.saved_tensors
-    gradients = namespace.depthwise_conv_bn_act_backward(
-        dense_like(grad, x), x, *saved, ctx.training, *ctx.settings
-    )
+    gradients = namespace.depthwise_conv_bn_act_backward(dense_like(grad, x), x, *saved, ctx.training, *ctx.settings)
     return (*gradients, None, None, None, None, None, None)
 
 

@@ -82,9 +82,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _backward(namespace: Any, ctx: Any, grad: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
     x, *saved = ctx.saved_tensors
-    gradients = namespace.squeeze_excite_backward(
-        dense_like(grad, x), x, *saved, ctx.activation, ctx.gate
-    )
+    gradients = namespace.squeeze_excite_backward(dense_like(grad, x), x, *saved, ctx.activation, ctx.gate)
     return (*gradients, None, None)
 
 

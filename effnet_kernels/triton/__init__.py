@@ -1,7 +1,8 @@
 """The operators as Triton kernels, under the compiled ones' names and schemas in a namespace of their own.
 
-Imported where they serve calls (effnet_kernels/backend.py), for importing Triton takes its time. Each is a ``torch.library.triton_op``, into which
-torch.compile sees; in Triton's interpreter, which it cannot trace, a plain custom operator.
+Imported where they serve calls (effnet_kernels/backend.py), for importing Triton takes its time. Each is a
+``torch.library.triton_op``, into which torch.compile sees; in Triton's interpreter, which it cannot trace, a plain
+custom operator.
 """
 
 from collections.abc import Callable, Mapping

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from effnet_kernels.activations import CODES
 from effnet_kernels.triton.activation import value_and_slope
-from effnet_kernels.triton.launch import COLUMNS, SUM_BLOCKS, launch, vector
+from effnet_kernels.triton.launch import launch, packed, sum_blocks, vector
 from effnet_kernels.triton.statistics import batch_statistics
 from effnet_kernels.triton.tile import Parts, Stream, element_tile, row_tile, units_of_part
 
@@ -265,7 +265,7 @@ class Normalization:
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
-        return self.gamma, self.beta, self.mean, self.var
+        return packed(self.gamma, self.beta, self.mean, self.var)
 
 
 NO_NORMALIZATION = Normalization(None, None, None, None, 0.0, CODES["identity"])
@@ -283,7 +283,7 @@ def normalized(
     """act(BN(x)) · keep[n] · scale[n, c] + residual, into ``out`` (which may be ``x``) or a new tensor."""
     stream = Stream.writing(x)
     out = torch.empty_like(x) if out is None else out
-    tensors = (*bn.tensors, keep, scale, residual, out)
+    tensors = (*bn.tensors, *packed(keep), scale, residual, out)
     tiles = stream.element_tiles
     programs = stream.images * tiles
     launch(normalize, programs, x, *tensors, *stream.sizes, tiles, bn.eps, ACTIVATION=bn.activation, **stream.blocks)
@@ -360,9 +360,10 @@ def summed_batch_norm_gradient(
     rows, channels = sums.a2.shape
     means = (vector(sums.a2, channels), vector(sums.a2, channels)) if training else (None, None)
     gradient = BatchNormGradient(torch.empty_like(gamma), torch.empty_like(beta), *means)
-    tensors = (sums.a2, sums.a4, *terms, a3, a5, *gradient)
-    programs = triton.cdiv(channels, COLUMNS)
-    launch(batch_norm_gradient, programs, *tensors, channels, rows, sums.per_image, float(max(count, 1)), **SUM_BLOCKS)
+    tensors = (sums.a2, sums.a4, *packed(*terms), a3, a5, *gradient)
+    blocks = sum_blocks(rows)
+    programs = triton.cdiv(channels, blocks["BLOCK_C"])
+    launch(batch_norm_gradient, programs, *tensors, channels, rows, sums.per_image, float(max(count, 1)), **blocks)
     return gradient
 
 
@@ -379,7 +380,7 @@ def input_gradient_of(
     stream = Stream.writing(x)
     out = torch.empty_like(x) if out is None else out
     mean_dv, mean_dv_x = (None, None) if means is None else (means.mean_dv, means.mean_dv_x)
-    tensors = (grad, x, *bn.tensors, *terms, mean_dv, mean_dv_x, out)
+    tensors = (grad, x, *bn.tensors, *packed(*terms), mean_dv, mean_dv_x, out)
     tiles = stream.element_tiles
     programs = stream.images * tiles
     launch(input_gradient, programs, *tensors, *stream.sizes, tiles, bn.eps, ACTIVATION=bn.activation, **stream.blocks)

@@ -15,7 +15,6 @@ Memory traffic (Ein, Eout: elements of x and of out): Ein + 3 Eout forward in tr
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -23,8 +22,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from effnet_kernels.arguments import output_size
-from effnet_kernels.tensors import memory_format
 from effnet_kernels.triton.activation import value_and_slope
 from effnet_kernels.triton.batch_norm_act import (
     NO_NORMALIZATION,
@@ -37,7 +34,8 @@ from effnet_kernels.triton.batch_norm_act import (
     summed_backward,
     summed_batch_norm_gradient,
 )
-from effnet_kernels.triton.launch import COLUMNS, SUM_BLOCKS, launch, vector
+from effnet_kernels.triton.convolution import Convolution, Tiles
+from effnet_kernels.triton.launch import as_parameter, launch, sum_blocks, vector
 from effnet_kernels.triton.statistics import merged_statistics
 from effnet_kernels.triton.tile import Parts, merge_tile, units_of_part
 
@@ -276,100 +274,6 @@ def depthwise_sum(
         tl.store(mean_dv_x + channel, total / count, mask=known & (k == TAPS + 1))
 
 
-@dataclass(frozen=True)
-class Convolution:
-    """The shape of a depthwise convolution, and how its tiles are shared out.
-
-    Attributes:
-        images, channels, height, width: of its input.
-        out_height, out_width: of its output.
-    """
-
-    images: int
-    channels: int
-    height: int
-    width: int
-    out_height: int
-    out_width: int
-    kernel: int
-    stride: int
-    top: int
-    left: int
-    channels_last: bool
-
-    @classmethod
-    def of(cls, x: Tensor, w: Tensor, stride: int, padding: Sequence[int]) -> "Convolution":
-        kernel = w.shape[2]
-        top, bottom, left, right = padding
-        out_height, out_width = (
-            output_size(x.shape[2], kernel, stride, top + bottom),
-            output_size(x.shape[3], kernel, stride, left + right),
-        )
-        channels_last = memory_format(x) == torch.channels_last
-        return cls(*x.shape, out_height, out_width, kernel, stride, top, left, channels_last)
-
-    def empty_output(self, x: Tensor) -> Tensor:
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        shape = (self.images, self.channels, self.out_height, self.out_width)
-        return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """As both kernels take them."""
-        return (self.channels, self.height, self.width, self.out_height, self.out_width, self.top, self.left)
-
-    def tiles(self, height: int, width: int) -> "Tiles":
-        """Of maps of ``height`` × ``width``: squares, or in NCHW rows as long as a line of the cache where there are."""
-        block_c, block_w = 32, 8
-        if not self.channels_last:
-            # Addresses of single elements take twice their registers.
-            block_c, block_w = (4, 32) if width >= 24 else (8, 16)
-        return Tiles(min(block_c, triton.next_power_of_2(self.channels)), 8, block_w, height, width, self)
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Blocks of channels × rows × columns over every map of a convolution's input or output."""
-
-    block_c: int
-    block_h: int
-    block_w: int
-    height: int
-    width: int
-    convolution: Convolution
-
-    @property
-    def columns(self) -> int:
-        return triton.cdiv(self.width, self.block_w)
-
-    @property
-    def per_image(self) -> int:
-        return triton.cdiv(self.height, self.block_h) * self.columns
-
-    @property
-    def channel_blocks(self) -> int:
-        return triton.cdiv(self.convolution.channels, self.block_c)
-
-    def parts(self, *, per_image: bool = False) -> Parts:
-        """Sums over each image, or over all of them."""
-        images = self.convolution.images
-        groups, units = (images, self.per_image) if per_image else (1, images * self.per_image)
-        return Parts.of(groups, units, self.channel_blocks)
-
-    @property
-    def blocks(self) -> dict[str, int]:
-        c = self.convolution
-        return {
-            "KERNEL": c.kernel,
-            "STRIDE": c.stride,
-            "CHANNELS_LAST": c.channels_last,
-            "BLOCK_C": self.block_c,
-            "BLOCK_H": self.block_h,
-            "BLOCK_W": self.block_w,
-            "maxnreg": 255,
-        }
-
-
 def convolved(x: Tensor, w: Tensor, convolution: Convolution) -> tuple[Tensor, Tensor]:
     """y, and its moments (3, parts, C)."""
     tiles = convolution.tiles(convolution.out_height, convolution.out_width)
@@ -473,10 +377,11 @@ def convolution_gradient(
         means = (vector(u, channels), vector(u, channels)) if training1 else (None, None)
         bn1_gradient = BatchNormGradient(torch.empty_like(bn1.gamma), torch.empty_like(bn1.beta), *means)
     count = float(max(u.numel() // channels, 1))
-    programs = (taps + 2 * has_bn1) * triton.cdiv(channels, COLUMNS)
+    blocks = sum_blocks(parts.count)
+    programs = (taps + 2 * has_bn1) * triton.cdiv(channels, blocks["BLOCK_C"])
     outputs = (None,) * 4 if bn1_gradient is None else bn1_gradient
-    launch(depthwise_sum, programs, partial, dw, *outputs, channels, parts.count, count, TAPS=taps, **SUM_BLOCKS)
-    return DepthwiseGradient(dx, dw, bn1_gradient)
+    launch(depthwise_sum, programs, partial, dw, *outputs, channels, parts.count, count, TAPS=taps, **blocks)
+    return DepthwiseGradient(dx, as_parameter(dw, w), bn1_gradient)
 
 
 def forward(

@@ -14,9 +14,9 @@ and of out)::
 Together 9 Ein + 10 Eout. In inference: 2 Ein for a, Ein + Eout for z and its sums, 2 Eout to scale.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from effnet_kernels.triton.batch_norm_act import (
@@ -28,12 +28,8 @@ from effnet_kernels.triton.batch_norm_act import (
     summed_backward,
     summed_batch_norm_gradient,
 )
-from effnet_kernels.triton.depthwise_conv_bn_act import (
-    Convolution,
-    convolution_gradient,
-    convolved,
-    convolved_in_inference,
-)
+from effnet_kernels.triton.convolution import Convolution
+from effnet_kernels.triton.depthwise_conv_bn_act import convolution_gradient, convolved, convolved_in_inference
 from effnet_kernels.triton.launch import vector
 from effnet_kernels.triton.squeeze_excite import Weights, excite_backward, excited, pooled_sums
 from effnet_kernels.triton.statistics import batch_statistics, merged_statistics
@@ -42,7 +38,7 @@ from effnet_kernels.triton.statistics import batch_statistics, merged_statistics
 def _weights(w1: Tensor | None, b1: Tensor | None, w2: Tensor | None, b2: Tensor | None) -> Weights | None:
     if w1 is None or b1 is None or w2 is None or b2 is None:
         return None
-    return Weights.of(w1, b1, w2, b2)
+    return Weights(w1, b1, w2, b2)
 
 
 def _normalization(
@@ -189,6 +185,6 @@ def backward(
     if d1.bn1 is not None:
         dgamma1, dbeta1 = d1.bn1.dgamma, d1.bn1.dbeta
         if training1:
-            linear = Normalization(*bn1.tensors, eps1, NO_NORMALIZATION.activation)
+            linear = dataclasses.replace(bn1, activation=NO_NORMALIZATION.activation)
             du = input_gradient_of(du, u, linear, means=d1.bn1, out=du)
     return (du, d1.dw, dgamma1, dbeta1, dbn2.dgamma, dbn2.dbeta, *dse)  # type: ignore[return-value]

@@ -27,7 +27,7 @@ from effnet_kernels.triton.batch_norm_act import (
     normalized,
     summed_backward,
 )
-from effnet_kernels.triton.launch import launch, vector
+from effnet_kernels.triton.launch import as_parameter, launch, packed, vector
 from effnet_kernels.triton.tile import Parts, Stream, row_tile, units_of_part
 
 
@@ -89,7 +89,7 @@ def pool(
 def sum_parts(sums, image, per_image, channels, channel, known):
     """Σ over an image's parts of (N·parts, C) at ``channel``."""
     total = tl.zeros(channel.shape, tl.float32)
-    for part in range(0, per_image):
+    for part in range(per_image):
         total += tl.load(sums + (image * per_image + part) * channels + channel, mask=known, other=0.0)
     return total
 
@@ -298,16 +298,12 @@ class Pooled(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The two layers, with their weights as matrices."""
+    """The two layers."""
 
     w1: Tensor
     b1: Tensor
     w2: Tensor
     b2: Tensor
-
-    @classmethod
-    def of(cls, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> "Weights":
-        return cls(*(t.contiguous() for t in (w1, b1, w2, b2)))
 
     @property
     def squeezed(self) -> int:
@@ -342,9 +338,7 @@ def pooled_sums(y: Tensor, bn: Normalization) -> Pooled:
     a3, a5 = (None, None) if bn.mean is None else (torch.empty_like(z_sum), torch.empty_like(z_sum))
     programs = parts.count * stream.channel_blocks
     tensors = (y, *bn.tensors, z_sum, a3, a5)
-    launch(
-        pool, programs, *tensors, *stream.sizes, *parts.arguments, bn.eps, ACTIVATION=bn.activation, **stream.blocks
-    )
+    launch(pool, programs, *tensors, *stream.sizes, *parts.arguments, bn.eps, ACTIVATION=bn.activation, **stream.blocks)
     merged = (_per_image(t, stream.images, parts.per_group) for t in (a3, a5))
     return Pooled(z_sum, parts.per_group, *merged)
 
@@ -368,10 +362,10 @@ def excited(z_sum: Tensor, per_image: int, pixels: int, se: Weights, activation:
         vector(z_sum, images, channels),
     )
     programs = images * triton.cdiv(se.squeezed, BLOCK_S)
-    tensors = (z_sum, se.w1, se.b1, result.pooled, result.hidden)
+    tensors = (z_sum, *packed(se.w1, se.b1), result.pooled, result.hidden)
     launch(excite_hidden, programs, *tensors, channels, se.squeezed, per_image, pixels, **_LAYERS)
     programs = images * triton.cdiv(channels, BLOCK_C)
-    tensors = (result.hidden, se.w2, se.b2, result.logits, result.scale)
+    tensors = (result.hidden, *packed(se.w2, se.b2), result.logits, result.scale)
     launch(excite_scale, programs, *tensors, channels, se.squeezed, ACTIVATION=activation, GATE=gate, **_LAYERS)
     return result
 
@@ -391,18 +385,19 @@ def excite_backward(
     images, channels = pooled.shape
     squeezed = se.squeezed
     scale, dlogits, dhidden, dpooled = (torch.empty_like(t) for t in (logits, logits, hidden, pooled))
-    gradients = tuple(torch.empty_like(t) for t in se)
+    w1, w2 = packed(se.w1, se.w2)
+    gradients = tuple(t.new_empty(t.shape) for t in se)
     codes = {"ACTIVATION": activation, "GATE": gate}
     programs = images * triton.cdiv(squeezed, BLOCK_S)
-    tensors = (a1, se.w2, hidden, logits, scale, dlogits, dhidden)
-    launch(excite_gradient, programs, *tensors, channels, squeezed, per_image, **codes, **_LAYERS)
+    of_logits = (a1, w2, hidden, logits, scale, dlogits, dhidden)
+    launch(excite_gradient, programs, *of_logits, channels, squeezed, per_image, **codes, **_LAYERS)
     programs = images * triton.cdiv(channels, BLOCK_C)
-    launch(excite_pooled, programs, dhidden, se.w1, dpooled, channels, squeezed, pixels, **_LAYERS)
+    launch(excite_pooled, programs, dhidden, w1, dpooled, channels, squeezed, pixels, **_LAYERS)
     programs = triton.cdiv(channels, BLOCK_C) * triton.cdiv(squeezed, BLOCK_S)
     tensors = (pooled, hidden, dlogits, dhidden, *gradients)
     blocks = {"BLOCK_N": BLOCK_N, **_LAYERS}
     launch(excite_weights, programs, *tensors, images, channels, squeezed, ACTIVATION=activation, **blocks)
-    return ExciteGradient(dpooled, scale, *gradients)
+    return ExciteGradient(dpooled, scale, *(as_parameter(d, t) for d, t in zip(gradients, se, strict=True)))
 
 
 def forward(
@@ -411,7 +406,7 @@ def forward(
     """The operator ``squeeze_excite``: out, the means, the hidden layer and the gate's input."""
     sums = pooled_sums(x, NO_NORMALIZATION)
     pixels = x.shape[2] * x.shape[3]
-    se = excited(sums.z_sum, sums.per_image, pixels, Weights.of(w1, b1, w2, b2), activation, gate)
+    se = excited(sums.z_sum, sums.per_image, pixels, Weights(w1, b1, w2, b2), activation, gate)
     return normalized(x, NO_NORMALIZATION, scale=se.scale), se.pooled, se.hidden, se.logits
 
 
@@ -431,7 +426,7 @@ def backward(
     """The operator ``squeeze_excite_backward``."""
     sums = summed_backward(grad, x, NO_NORMALIZATION, scaled=True)
     assert sums.a1 is not None
-    se, pixels = Weights.of(w1, b1, w2, b2), x.shape[2] * x.shape[3]
+    se, pixels = Weights(w1, b1, w2, b2), x.shape[2] * x.shape[3]
     d = excite_backward(sums.a1, sums.per_image, pixels, se, pooled, hidden, logits, activation, gate)
     dx = input_gradient_of(grad, x, NO_NORMALIZATION, DzTerms(scale=d.scale, dpooled=d.dpooled))
     return dx, d.dw1, d.db1, d.dw2, d.db2

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from effnet_kernels.triton.launch import COLUMNS, SUM_BLOCKS, launch, vector
+from effnet_kernels.triton.launch import launch, sum_blocks, vector
 from effnet_kernels.triton.tile import Parts, Stream, merge_tile, row_tile, units_of_part
 
 
@@ -84,12 +84,14 @@ def merge_statistics(
     tl.store(var + column, (tl.sum(m2, 1) / total).to(tl.float32), mask=column < channels)
 
 
-@triton.jit(do_not_specialize=["channels", "unbiased", "momentum"])
+@triton.jit(do_not_specialize=["mean_stride", "var_stride", "channels", "unbiased", "momentum"])
 def move_running_stats(
     running_mean,
     running_var,
     mean,
     var,
+    mean_stride,
+    var_stride,
     channels,
     unbiased,
     momentum,
@@ -98,12 +100,12 @@ def move_running_stats(
     """running ← (1 − momentum) · running + momentum · batch; the variance times ``unbiased`` = M / (M − 1)."""
     channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     known = channel < channels
-    old_mean = tl.load(running_mean + channel, mask=known).to(tl.float32)
-    old_var = tl.load(running_var + channel, mask=known).to(tl.float32)
+    old_mean = tl.load(running_mean + channel * mean_stride, mask=known).to(tl.float32)
+    old_var = tl.load(running_var + channel * var_stride, mask=known).to(tl.float32)
     new_mean = (1 - momentum) * old_mean + momentum * tl.load(mean + channel, mask=known)
     new_var = (1 - momentum) * old_var + momentum * unbiased * tl.load(var + channel, mask=known)
-    tl.store(running_mean + channel, new_mean.to(running_mean.dtype.element_ty), mask=known)
-    tl.store(running_var + channel, new_var.to(running_var.dtype.element_ty), mask=known)
+    tl.store(running_mean + channel * mean_stride, new_mean.to(running_mean.dtype.element_ty), mask=known)
+    tl.store(running_var + channel * var_stride, new_var.to(running_var.dtype.element_ty), mask=known)
 
 
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,7 +114,17 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     parts = Parts.of(1, stream.images * stream.row_tiles, stream.channel_blocks)
     moments = vector(x, 3, parts.count, stream.channels)
     programs = parts.count * stream.channel_blocks
-    launch(statistics, programs, x, moments, *stream.sizes, *parts.arguments, stream.row_tiles, parts.count, **stream.blocks)
+    launch(
+        statistics,
+        programs,
+        x,
+        moments,
+        *stream.sizes,
+        *parts.arguments,
+        stream.row_tiles,
+        parts.count,
+        **stream.blocks,
+    )
     return merged_statistics(moments)
 
 
@@ -120,7 +132,9 @@ def merged_statistics(moments: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance (C,) from (3, parts, C): counts, means and M2."""
     _, parts, channels = moments.shape
     mean, var = vector(moments, channels), vector(moments, channels)
-    launch(merge_statistics, triton.cdiv(channels, COLUMNS), moments, mean, var, channels, parts, **SUM_BLOCKS)
+    blocks = sum_blocks(parts)
+    programs = triton.cdiv(channels, blocks["BLOCK_C"])
+    launch(merge_statistics, programs, moments, mean, var, channels, parts, **blocks)
     return mean, var
 
 
@@ -130,5 +144,5 @@ def update_running_stats_(
     """The operator ``update_running_stats_``: move the running statistics toward a batch of ``count`` values."""
     channels, block = running_mean.numel(), 1024
     unbiased = count / max(count - 1, 1)
-    tensors = (running_mean, running_var, mean, var)
-    launch(move_running_stats, triton.cdiv(channels, block), *tensors, channels, unbiased, momentum, BLOCK_C=block)
+    arguments = (running_mean, running_var, mean, var, running_mean.stride(0), running_var.stride(0))
+    launch(move_running_stats, triton.cdiv(channels, block), *arguments, channels, unbiased, momentum, BLOCK_C=block)

@@ -59,9 +59,7 @@ def row_tile(channel, pixel, channels, pixels, elements, LAYOUT: tl.constexpr):
 
 
 @triton.jit
-def element_tile(
-    tile, channels, pixels, elements, LAYOUT: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr
-):
+def element_tile(tile, channels, pixels, elements, LAYOUT: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr):
     """Offsets in the image, their channels and which are inside it; for programs that write element by element.
 
     In NCHW_UNALIGNED an image is one run of elements, whose accesses are aligned where no row's would be.
@@ -128,8 +126,8 @@ class Stream:
         images, channels, height, width = x.shape
         pixels = height * width
         if memory_format(x) == torch.channels_last:
-            block_c = min(32, triton.next_power_of_2(channels))
-            block_p = min(2048 // block_c, triton.next_power_of_2(pixels))
+            block_p = min(64, triton.next_power_of_2(pixels))
+            block_c = min(2048 // block_p, triton.next_power_of_2(channels))
             return cls(images, channels, pixels, CHANNELS_LAST.value, block_c, block_p, False)
         # Triton tells the alignment of a size from its divisibility by 16.
         if pixels % 16 == 0:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 from zlib import crc32
 
 import pytest
@@ -13,25 +12,12 @@ import torch
 from hostcuda.build import sanitizers_loaded, why_not
 from hostcuda.kernels import load, serving
 from operators.conftest import compiled_backend, poisoned_memory  # noqa: F401
-
-
-def in_float64(value: Any) -> bool:
-    """Whether a parameter of a test, or a row of them, asks for float64."""
-    return value is torch.float64 or (isinstance(value, dict) and torch.float64 in value.values())
+from operators.narrow import leave_out_float64
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out float64, which only the CPU's own kernels compute, of what is shared with their tests."""
-
-    def refused(item: pytest.Item) -> bool:
-        if Path(__file__).parent not in item.path.parents or not isinstance(item, pytest.Function):
-            return False
-        callspec = getattr(item, "callspec", None)
-        return callspec is not None and any(in_float64(value) for value in callspec.params.values())
-
-    left_out = [item for item in items if refused(item)]
-    items[:] = [item for item in items if not refused(item)]
-    config.hook.pytest_deselected(items=left_out)
+    """float64 is computed by the CPU's own kernels only."""
+    leave_out_float64(Path(__file__).parent, config, items)
 
 
 def require_host_runtime() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,20 @@ DIFFERENTIABLE = ("x", "residual", "w", "gamma", "beta", "gamma1", "beta1", "gam
 RUNNING_STATISTICS = ("mean", "var", "mean1", "var1", "mean2", "var2")
 
 
+class Stored(NamedTuple):
+    """The dtypes in which a call writes to memory what the formulas only pass on; float64 is not at all.
+
+    Attributes:
+        y: the depthwise output, which is kept for backward.
+        a: act(BN1(u)), where it is written before the convolution reads it.
+        dy: the gradient of y, where it is written before the convolution's gradient reads it.
+    """
+
+    y: torch.dtype = torch.float64
+    a: torch.dtype = torch.float64
+    dy: torch.dtype = torch.float64
+
+
 @dataclass(frozen=True)
 class Case:
     """One call of an operator. The activations are ``x`` in every operator."""
@@ -26,8 +41,8 @@ class Case:
     name: str
     tensors: Tensors
     call: Callable[[Tensors], Tensor]
-    define: Callable[[Tensors, torch.dtype], Tensor]
-    """The definition; the second argument is the dtype that the depthwise output y is stored in."""
+    define: Callable[[Tensors, Stored], Tensor]
+    """The definition."""
 
     def with_tensors(self, **tensors: Tensor) -> "Case":
         """This case with some tensors replaced."""
@@ -86,9 +101,22 @@ def parameter_dtype(dtype: torch.dtype, parameters: str) -> torch.dtype:
     return torch.float32 if parameters == "float32" and dtype != torch.float64 else dtype
 
 
-def stored(y: Tensor, dtype: torch.dtype) -> Tensor:
-    """``y`` as it is after a round trip through memory in ``dtype``; the gradient passes unchanged."""
-    return y + (y.to(dtype).to(y.dtype) - y).detach()
+class _Stored(torch.autograd.Function):
+    """A round trip through memory: of the value in one dtype, of its gradient in another."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, dtype: torch.dtype, gradient: torch.dtype) -> Tensor:
+        ctx.gradient = gradient
+        return value.to(dtype).to(value.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad.to(ctx.gradient).to(grad.dtype), None, None
+
+
+def stored(value: Tensor, dtype: torch.dtype, gradient: torch.dtype = torch.float64) -> Tensor:
+    """``value`` as it is after a round trip through memory in ``dtype``, and its gradient after one in ``gradient``."""
+    return _Stored.apply(value, dtype, gradient)
 
 
 def squeezed_and_excited(x: Tensor, se: ek.SqueezeExcite, activation: str, gate: str) -> Tensor:
@@ -141,7 +169,7 @@ def batch_norm_act_case(
             t["x"], gamma, beta, mean, var, keep=t.get("keep"), residual=t.get("residual"), **options
         )
 
-    def define(t: Tensors, y_dtype: torch.dtype) -> Tensor:
+    def define(t: Tensors, dtypes: Stored) -> Tensor:
         bn = batch_norm_of(t, "", training, momentum, eps)
         return ek.reference.batch_norm_act(t["x"], bn, activation, t.get("keep"), t.get("residual"))
 
@@ -178,8 +206,8 @@ def depthwise_conv_bn_act_case(
         options = {"training": training, "momentum": momentum, "eps": eps, "activation": activation}
         return ek.depthwise_conv_bn_act(t["x"], t["w"], gamma, beta, mean, var, stride=stride, padding=pads, **options)
 
-    def define(t: Tensors, y_dtype: torch.dtype) -> Tensor:
-        y = stored(depthwise_conv(t["x"], t["w"], stride, pads), y_dtype)
+    def define(t: Tensors, dtypes: Stored) -> Tensor:
+        y = stored(depthwise_conv(t["x"], t["w"], stride, pads), dtypes.y, dtypes.dy)
         return ek.reference.batch_norm_act(y, batch_norm_of(t, "", training, momentum, eps), activation)
 
     return Case("depthwise_conv_bn_act", tensors, call, define)
@@ -204,7 +232,7 @@ def squeeze_excite_case(
     def call(t: Tensors) -> Tensor:
         return ek.squeeze_excite(t["x"], t["w1"], t["b1"], t["w2"], t["b2"], activation=activation, gate=gate)
 
-    def define(t: Tensors, y_dtype: torch.dtype) -> Tensor:
+    def define(t: Tensors, dtypes: Stored) -> Tensor:
         se = ek.SqueezeExcite(t["w1"], t["b1"], t["w2"], t["b2"])
         return squeezed_and_excited(t["x"], se, activation, gate)
 
@@ -265,10 +293,10 @@ def mbconv_core_case(
             gate=gate,
         )
 
-    def define(t: Tensors, y_dtype: torch.dtype) -> Tensor:
+    def define(t: Tensors, dtypes: Stored) -> Tensor:
         first, second, excite = arguments(t)
         a = t["x"] if first is None else ek.reference.batch_norm_act(t["x"], first, activation)
-        y = stored(depthwise_conv(a, t["w"], stride, pads), y_dtype)
+        y = stored(depthwise_conv(stored(a, dtypes.a), t["w"], stride, pads), dtypes.y, dtypes.dy)
         z = ek.reference.batch_norm_act(y, second, activation)
         return z if excite is None else squeezed_and_excited(z, excite, activation, gate)
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from effnet_kernels.backend import requested_backend
 from effnet_kernels.tensors import memory_format
-from operators.cases import DIFFERENTIABLE, RUNNING_STATISTICS, Case, Tensors
+from operators.cases import DIFFERENTIABLE, RUNNING_STATISTICS, Case, Stored, Tensors
 from tolerances import TOLERANCES, assert_close
 
 Loss = Callable[[Tensor], Tensor]
@@ -70,9 +71,13 @@ def in_float64(tensors: Tensors) -> Tensors:
 def defined(case: Case, *, gradient: bool = True, loss: Loss = weighted_sum) -> Outcome:
     """What the case should leave behind: its definition in float64 on the same values.
 
-    With a gradient, y passes through the activations' dtype on its way, as it is stored for backward.
+    What the backend writes to memory passes through the activations' dtype: y, which is kept for backward, and in
+    Triton the two tensors that a program cannot recompute for every tap.
     """
-    y_dtype = case.tensors["x"].dtype if gradient else torch.float64
+    dtype = case.tensors["x"].dtype
+    dtypes = Stored(y=dtype) if gradient else Stored()
+    if requested_backend() == "triton":
+        dtypes = dtypes._replace(a=dtype, dy=dtype)
     # The loss weights are rounded to the activations' dtype before they are widened, as the operator's gradient is.
     x = case.tensors["x"]
 
@@ -81,7 +86,7 @@ def defined(case: Case, *, gradient: bool = True, loss: Loss = weighted_sum) -> 
         (weights,) = torch.autograd.grad(loss(narrow), narrow)
         return (out * weights.double()).sum()
 
-    return evaluate(lambda t: case.define(t, y_dtype), in_float64(case.tensors), gradient=gradient, loss=rounded_loss)
+    return evaluate(lambda t: case.define(t, dtypes), in_float64(case.tensors), gradient=gradient, loss=rounded_loss)
 
 
 def check_parity(

@@ -10,22 +10,23 @@ NAMESPACE = "effnet_kernels"
 
 
 class Recorder(TorchDispatchMode):
-    """Collects every call into the namespace, by the operator's name."""
+    """Collects every call into ``namespace``, by the operator's name."""
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: str = NAMESPACE) -> None:
         super().__init__()
+        self.namespace = namespace
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if isinstance(func, torch._ops.OpOverload) and func.namespace == NAMESPACE:
+        if isinstance(func, torch._ops.OpOverload) and func.namespace == self.namespace:
             assert not kwargs
             self.calls.append((func._opname, args))
         return func(*args, **(kwargs or {}))
 
 
-def operators_of_the_namespace() -> set[str]:
-    """The name of every operator that the library defines."""
+def operators_of_the_namespace(namespace: str = NAMESPACE) -> set[str]:
+    """The name of every operator that ``namespace`` defines."""
     names = torch._C._dispatch_get_all_op_names()
-    return {name.partition("::")[2] for name in names if name.startswith(f"{NAMESPACE}::")}
+    return {name.partition("::")[2] for name in names if name.startswith(f"{namespace}::")}

@@ -19,7 +19,7 @@ from operators.axes import (
     off_the_corners,
     undone,
 )
-from operators.cases import batch_norm_of, mbconv_core_case
+from operators.cases import Stored, batch_norm_of, mbconv_core_case
 from operators.parity import check_identical, check_parity, evaluate, in_float64
 from operators.sampling import Row, label, pairwise
 from tolerances import TOLERANCES, assert_close
@@ -116,7 +116,7 @@ def test_the_tests_definition_is_the_reference() -> None:
         return reference.mbconv_core(t["x"], t["w"], bn2, bn1, se, 2, symmetric_padding(3))
 
     tensors = in_float64(case.tensors)
-    check_identical(evaluate(shipped, tensors), evaluate(lambda t: case.define(t, torch.float64), tensors))
+    check_identical(evaluate(shipped, tensors), evaluate(lambda t: case.define(t, Stored()), tensors))
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

@@ -47,7 +47,7 @@ def recorded(case: Case) -> list[tuple[str, tuple[Any, ...]]]:
     return recorder.calls
 
 
-def check(name: str, arguments: tuple[Any, ...], differentiable: bool) -> None:
+def check(name: str, arguments: tuple[Any, ...], differentiable: bool, namespace: str = NAMESPACE) -> None:
     """opcheck on copies of ``arguments``; the parameters' copies need a gradient where there is one."""
 
     def copied(argument: Any) -> Any:
@@ -55,7 +55,7 @@ def check(name: str, arguments: tuple[Any, ...], differentiable: bool) -> None:
             return argument
         return argument.detach().clone().requires_grad_(differentiable and argument.requires_grad)
 
-    operator = getattr(getattr(torch.ops, NAMESPACE), name).default
+    operator = getattr(getattr(torch.ops, namespace), name).default
     torch.library.opcheck(operator, tuple(copied(argument) for argument in arguments))
 
 
