@@ -265,13 +265,17 @@ def depthwise_sum(
         sums += tl.load(partial + (part * rows + k) * channels + channel[:, None], mask=inside, other=0.0)
     total = tl.sum(sums, 1)
     known = channel < channels
-    tl.store(dw + channel * TAPS + k, total.to(dw.dtype.element_ty), mask=known & (k < TAPS))
+    if k < TAPS:
+        tl.store(dw + channel * TAPS + k, total.to(dw.dtype.element_ty), mask=known)
     if dgamma is not None:
-        tl.store(dbeta + channel, total.to(dbeta.dtype.element_ty), mask=known & (k == TAPS))
-        tl.store(dgamma + channel, total.to(dgamma.dtype.element_ty), mask=known & (k == TAPS + 1))
-    if mean_dv is not None:
-        tl.store(mean_dv + channel, total / count, mask=known & (k == TAPS))
-        tl.store(mean_dv_x + channel, total / count, mask=known & (k == TAPS + 1))
+        if k == TAPS:
+            tl.store(dbeta + channel, total.to(dbeta.dtype.element_ty), mask=known)
+            if mean_dv is not None:
+                tl.store(mean_dv + channel, total / count, mask=known)
+        if k == TAPS + 1:
+            tl.store(dgamma + channel, total.to(dgamma.dtype.element_ty), mask=known)
+            if mean_dv is not None:
+                tl.store(mean_dv_x + channel, total / count, mask=known)
 
 
 def convolved(x: Tensor, w: Tensor, convolution: Convolution) -> tuple[Tensor, Tensor]:

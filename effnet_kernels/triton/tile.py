@@ -13,8 +13,11 @@ from torch import Tensor
 from effnet_kernels.tensors import memory_format
 
 CHANNELS_LAST = tl.constexpr(0)
-NCHW = tl.constexpr(1)
-NCHW_UNALIGNED = tl.constexpr(2)
+CHANNELS_LAST_BY_8 = tl.constexpr(1)
+"""channels_last with 24 or 40 channels: whole vectors, which Triton sees of a size only where 16 divides it."""
+
+NCHW = tl.constexpr(2)
+NCHW_UNALIGNED = tl.constexpr(3)
 """NCHW whose rows of H·W elements are not whole vectors: 14², 7²."""
 
 VECTOR = tl.constexpr(8)
@@ -36,25 +39,34 @@ def units_of_part(part, parts_per_group, units_per_part, units_per_group):
 
 
 @triton.jit
+def pixel_width(channels, LAYOUT: tl.constexpr):
+    """``channels``, so written in CHANNELS_LAST_BY_8 that 8 is seen to divide it."""
+    if LAYOUT == CHANNELS_LAST_BY_8:
+        channels = channels // VECTOR * VECTOR
+    return channels
+
+
+@triton.jit
 def row_tile(channel, pixel, channels, pixels, elements, LAYOUT: tl.constexpr):
     """Offsets in the image, which of them may be read, and which belong to the tile; for programs that only read.
 
     ``channel`` is (BLOCK_C, 1), ``pixel`` (1, BLOCK_P). In NCHW_UNALIGNED each row is read from the vector boundary
     before it: what else that brings belongs to the neighbouring rows, and is not of the tile.
     """
-    if LAYOUT == CHANNELS_LAST:
-        offsets = pixel * channels + channel
-        inside = (channel < channels) & (pixel < pixels)
-        readable = inside
-    elif LAYOUT == NCHW:
+    if LAYOUT == NCHW:
         offsets = channel * pixels + pixel
         inside = (channel < channels) & (pixel < pixels)
         readable = inside
-    else:
+    elif LAYOUT == NCHW_UNALIGNED:
         begin = channel * pixels
         offsets = begin // VECTOR * VECTOR + pixel
         inside = (channel < channels) & (offsets >= begin) & (offsets < begin + pixels)
         readable = offsets < elements
+    else:
+        width = pixel_width(channels, LAYOUT)
+        offsets = pixel * width + channel
+        inside = (channel < width) & (pixel < pixels)
+        readable = inside
     return offsets, readable, inside
 
 
@@ -75,8 +87,13 @@ def element_tile(tile, channels, pixels, elements, LAYOUT: tl.constexpr, BLOCK_C
         blocks = tl.cdiv(channels, BLOCK_C)
         channel = tile % blocks * BLOCK_C + lane_c
         pixel = tile // blocks * BLOCK_P + lane_p
-        offsets = pixel * channels + channel if LAYOUT == CHANNELS_LAST else channel * pixels + pixel
-        inside = (channel < channels) & (pixel < pixels)
+        if LAYOUT == NCHW:
+            offsets = channel * pixels + pixel
+            inside = (channel < channels) & (pixel < pixels)
+        else:
+            width = pixel_width(channels, LAYOUT)
+            offsets = pixel * width + channel
+            inside = (channel < width) & (pixel < pixels)
     return offsets, channel, inside
 
 
@@ -126,9 +143,12 @@ class Stream:
         images, channels, height, width = x.shape
         pixels = height * width
         if memory_format(x) == torch.channels_last:
-            block_p = min(64, triton.next_power_of_2(pixels))
+            # 16 bytes for each of 256 threads, whatever the number of channels.
+            block_p = min(max(64, 2048 // triton.next_power_of_2(channels)), triton.next_power_of_2(pixels))
             block_c = min(2048 // block_p, triton.next_power_of_2(channels))
-            return cls(images, channels, pixels, CHANNELS_LAST.value, block_c, block_p, False)
+            by_8 = channels % 8 == 0 and channels % 16 != 0
+            layout = CHANNELS_LAST_BY_8 if by_8 else CHANNELS_LAST
+            return cls(images, channels, pixels, layout.value, block_c, block_p, False)
         # Triton tells the alignment of a size from its divisibility by 16.
         if pixels % 16 == 0:
             block_p = min(1024, triton.next_power_of_2(pixels))

@@ -100,7 +100,7 @@ class Recorder(JITFunction[Any]):
         return self.record
 
     def record(self, *arguments: Any, **options: Any) -> None:
-        given = [Pointer(a.dtype, a.storage_offset(), a.shape) if isinstance(a, Tensor) else a for a in arguments]
+        given = [Pointer(a.dtype, int(a.storage_offset()), a.shape) if isinstance(a, Tensor) else a for a in arguments]
         bound, types, rest = _binder(self.recorded, self.backend)(*given, **options)
         specialisation = Specialisation(self.recorded, bound, types, rest)
         specialisation = self.found.setdefault(str(specialisation), specialisation)

@@ -52,10 +52,10 @@ def row(architecture: Architecture, kernel: Kernel, specialisations: Iterable[Co
         triton_version(),
         architecture.number,
         *astuple(kernel),
-        registers=max(one.registers for one in each),
-        shared=max(one.shared for one in each),
-        warps=warps,
-        occupancy=round(100 * occupancy, 2),
+        max(one.registers for one in each),
+        max(one.shared for one in each),
+        warps,
+        round(100 * occupancy, 2),
     )
 
 

@@ -21,16 +21,6 @@ WRITING = ("normalize", "input_gradient")
 VECTOR = 16
 """Bytes of the widest access that every architecture has."""
 
-NARROW = {("channels_last", "24×56×56"), ("channels_last", "40×28×28")}
-"""Whose pixels begin on vectors' boundaries, but Triton does not see it: a number of channels is for it a multiple of
-16 or of nothing."""
-
-SPILLS = {
-    f"sm_90 normalize {dtype} channels_last identity mean residual 32x64 on 24×56×56, 40×28×28"
-    for dtype in ("bfloat16", "float16")
-}
-"""Of Triton 3.8: two registers, where ptxas would rather have the occupancy."""
-
 
 @pytest.fixture(params=ARCHITECTURES, ids=lambda a: f"sm_{a.number}", scope="module")
 def architecture(request: pytest.FixtureRequest) -> Architecture:
@@ -75,7 +65,7 @@ def test_nothing_spills_or_has_a_stack(architecture: Architecture) -> None:
     found = {
         f"sm_{architecture.number} {kernel}" for kernel in compiled(architecture.number) if kernel.stack or kernel.local
     }
-    assert sorted(found - SPILLS) == []
+    assert sorted(found) == []
 
 
 def test_registers(architecture: Architecture) -> None:
@@ -101,13 +91,9 @@ def test_shared_memory_fits(architecture: Architecture) -> None:
     assert {str(row.kernel) for row in report(architecture) if row.shared > allowed} == set()
 
 
-def in_narrow(kernel: Compiled) -> bool:
-    return {(kernel.kernel.layout, shape) for shape in kernel.shapes} <= NARROW
-
-
 def check_vectors(kernels: list[Compiled], widths: Callable[[Compiled], dict[str, list[int]]]) -> None:
-    """Of every tensor of activations, at every shape of B0 but those of NARROW."""
-    found = {str(kernel): narrow(kernel, widths(kernel)) for kernel in kernels if not in_narrow(kernel)}
+    """Of every tensor of activations, at every shape of B0."""
+    found = {str(kernel): narrow(kernel, widths(kernel)) for kernel in kernels}
     assert {kernel: names for kernel, names in found.items() if names} == {}
 
 
@@ -124,9 +110,3 @@ def test_every_access_to_activations_is_known(architecture: Architecture) -> Non
     kernels = named(architecture, STREAMING)
     found = {str(kernel): set(kernel.activations) - {*kernel.loads, *kernel.stores} for kernel in kernels}
     assert {kernel: names for kernel, names in found.items() if names} == {}
-
-
-def test_narrow_shapes_are_known(architecture: Architecture) -> None:
-    """A shape that is now moved as vectors is to leave NARROW."""
-    kernels = [kernel for kernel in named(architecture, STREAMING) if narrow(kernel, kernel.loads)]
-    assert {(kernel.kernel.layout, shape) for kernel in kernels for shape in kernel.shapes} == NARROW

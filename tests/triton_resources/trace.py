@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 import triton
+from functorch.compile import make_boxed_func
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
-from torch._functorch.aot_autograd import make_boxed_func
 from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table
 from torch.fx import GraphModule, Node
 from triton.backends.compiler import GPUTarget
@@ -37,7 +37,7 @@ def calls(graph: GraphModule) -> Graph:
         if node.op != "call_function" or str(node.target).startswith(("aten.", "<built-in function getitem>")):
             continue
         if "kernel_idx" in node.kwargs:
-            kernel = kernel_side_table.get_kernel(node.kwargs["kernel_idx"])
+            kernel: Any = kernel_side_table.get_kernel(node.kwargs["kernel_idx"])
             # The number of warps makes it a configuration of an autotuner.
             name = getattr(kernel, "fn", kernel).__name__
             found.append({"kernel": name, "writes": node.kwargs["tensors_to_clone"], "node": str(node.target)})
