@@ -1,7 +1,7 @@
 """No Triton kernel may need more of a GPU than limits.csv says, or narrower accesses than need be.
 
 Every kernel that EfficientNet-B0 launches, in training and in inference, is compiled for each architecture, without a
-GPU: for bfloat16 and float32, and for float16, whose code differs from bfloat16's in conversions only, for one of them.
+GPU: in bfloat16, and for one of them in float32 and float16 as well.
 """
 
 from collections.abc import Callable
