@@ -13,7 +13,9 @@ from processes import run_python
 STEPS = 3
 
 
-def losses(backend: str) -> list[float]:
+def losses(
+    backend: str, dtype: torch.dtype = torch.float32, layout: torch.memory_format = torch.channels_last
+) -> list[float]:
     """Of a fused B0 from one seed under plain SGD.
 
     From a blank classifier: one that starts at random lets a loss on so few images be carried by rounding.
@@ -23,15 +25,15 @@ def losses(backend: str) -> list[float]:
     ek.set_backend(backend)
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images[:4], dtype=torch.float32).view(4, 1, 8, 8).expand(4, 3, 8, 8) / 16
-    x = F.interpolate(x, (32, 32)).contiguous(memory_format=torch.channels_last)
+    x = F.interpolate(x, (32, 32)).to(dtype).contiguous(memory_format=layout)
     target = torch.tensor(labels[:4])
     torch.manual_seed(0)
     model = effnet.create_model("efficientnet_b0", num_classes=10, dropout=0.0, drop_connect=0.0)
     model.fused = True
     with torch.no_grad():
         model.classifier.weight.zero_()
-    model.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.005)
+    model.train().to(dtype).to(memory_format=layout)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
     found = []
     for _ in range(STEPS):
         loss = F.cross_entropy(model(x), target)
@@ -44,12 +46,16 @@ def losses(backend: str) -> list[float]:
 
 @pytest.mark.slow
 def test_b0_trains_as_on_the_reference() -> None:
-    expected = losses("reference")
-    assert len(set(expected)) == STEPS
-    actual = losses("triton")
-    # Through the last maps, of 1×1 pixels, a BatchNorm of four values: what rounding does grows from step to step.
-    for step, (found, wanted) in enumerate(zip(actual, expected, strict=True)):
-        assert found == pytest.approx(wanted, rel=(1e-6, 5e-5, 1e-3)[step]), step
+    """As close to float64 as the reference is in float32, give or take what differs between its own layouts.
+
+    The last maps are of 1×1 pixels, a BatchNorm of four values: what rounding does grows a thousandfold in a step.
+    """
+    exact = losses("reference", torch.float64)
+    assert max(exact) - min(exact) > 0.05
+    peers = [losses("reference", layout=layout) for layout in (torch.channels_last, torch.contiguous_format)]
+    for step, found in enumerate(losses("triton")):
+        noise = max(abs(peer[step] - exact[step]) for peer in peers)
+        assert abs(found - exact[step]) <= 8 * noise + 1e-6 * exact[step], (step, found, exact[step], noise)
 
 
 def test_the_environment_variable_chooses_triton(tmp_path: Path) -> None:
