@@ -12,7 +12,7 @@ struct Vec {
 
   raw_t raw;
 
-  static EK_INLINE Vec broadcast(A value) { return {raw_t{} + value}; }
+  static EK_INLINE Vec broadcast(A value) { return {value - raw_t{}}; }
   static EK_INLINE Vec zero() { return {raw_t{}}; }
 
   friend EK_INLINE Vec operator+(Vec a, Vec b) { return {a.raw + b.raw}; }

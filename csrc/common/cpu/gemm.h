@@ -1,0 +1,119 @@
+// Matrix products for 1×1 convolutions: tiles of kTileRows × kTileVectors vectors, kept in registers over the whole depth.
+// Included per instruction set by foreach_capability.h.
+//
+// Two products are needed. `multiply_rows`: rows of activations times a small packed matrix (forward, dgrad).
+// `accumulate_outer`: Σ over rows of an outer product (wgrad). Neither copies an activation.
+
+#if EK_VECTOR_BYTES == 64
+inline constexpr int kTileRows = 8;  // 24 sums, 3 vectors and a broadcast in 32 registers
+#else
+inline constexpr int kTileRows = 4;  // 12 sums, 3 vectors and a broadcast in 16 registers
+#endif
+inline constexpr int kTileVectors = 3;
+
+// sums[r][v] += Σ_k a[r][k · a_step] · b[v][k · b_step], where b's last vector has `lanes` lanes.
+template <int V, class A, class Lanes>
+EK_INLINE void multiply_tile(const A* const (&a)[kTileRows], int64_t a_step, const A* const (&b)[V], int64_t b_step,
+                             int64_t depth, Lanes lanes, Vec<A> (&sums)[kTileRows][V]) {
+  for (int64_t k = 0, i = 0, j = 0; k < depth; ++k, i += a_step, j += b_step) {
+    Vec<A> right[V];
+    for (int v = 0; v + 1 < V; ++v) right[v] = load(b[v] + j, AllLanes{});
+    right[V - 1] = load(b[V - 1] + j, lanes);
+    for (int r = 0; r < kTileRows; ++r) {
+      const Vec<A> left = Vec<A>::broadcast(a[r][i]);
+      for (int v = 0; v < V; ++v) sums[r][v] += left * right[v];
+    }
+  }
+}
+
+// Rows beyond the last stand for the last one: computed again and not kept.
+template <class A>
+EK_INLINE void tile_rows(const A* (&rows)[kTileRows], const A* first, int64_t step, int64_t count) {
+  for (int64_t r = 0; r < kTileRows; ++r) rows[r] = first + std::min(r, count - 1) * step;
+}
+
+// f(Constant<V>, first column) for tiles of at most kTileVectors vectors, as even as can be.
+template <class A, class F>
+EK_INLINE void for_each_tile_of_columns(int64_t columns, F f) {
+  int64_t vectors = (columns + Vec<A>::size - 1) / Vec<A>::size;
+  int64_t tiles = (vectors + kTileVectors - 1) / kTileVectors;
+  for (int64_t column = 0; tiles > 0; --tiles) {
+    const int64_t width = (vectors + tiles - 1) / tiles;
+    if (width == 1) f(Constant<1>{}, column);
+    if (width == 2) f(Constant<2>{}, column);
+    if (width == 3) f(Constant<3>{}, column);
+    column += width * Vec<A>::size;
+    vectors -= width;
+  }
+}
+
+// The lanes of a tile's last vector that are columns.
+template <int V, class A>
+EK_INLINE int last_lanes(int64_t columns, int64_t column) {
+  return int(std::min<int64_t>(Vec<A>::size, columns - column - (V - 1) * Vec<A>::size));
+}
+
+// a [rows, depth] times `packed` (PackedMatrix): epilogue(row, column, sum, lanes) for every vector of the product.
+template <class A, class Epilogue>
+EK_INLINE void multiply_rows(const A* a, int64_t a_row, int64_t rows, const A* packed, int64_t depth, int64_t columns,
+                             Epilogue epilogue) {
+  for_each_tile_of_columns<A>(columns, [&](auto width, int64_t column) {
+    constexpr int V = width();
+    const A* b[V];
+    for (int v = 0; v < V; ++v) b[v] = packed_column(packed, depth, column + v * Vec<A>::size);
+    const int lanes = last_lanes<V, A>(columns, column);
+    for (int64_t row = 0; row < rows; row += kTileRows) {
+      const int64_t count = std::min<int64_t>(kTileRows, rows - row);
+      const A* left[kTileRows];
+      tile_rows(left, a + row * a_row, a_row, count);
+      Vec<A> sums[kTileRows][V];
+      for (auto& sum_row : sums) {
+        for (Vec<A>& sum : sum_row) sum = Vec<A>::zero();
+      }
+      multiply_tile<V>(left, 1, b, kPackedColumns, depth, AllLanes{}, sums);
+      for (int r = 0; r < kTileRows; ++r) {
+        if (r >= count) break;
+        for (int v = 0; v + 1 < V; ++v) epilogue(row + r, column + v * Vec<A>::size, sums[r][v], AllLanes{});
+        const int64_t last = column + (V - 1) * Vec<A>::size;
+        if (lanes == Vec<A>::size) {
+          epilogue(row + r, last, sums[r][V - 1], AllLanes{});
+        } else {
+          epilogue(row + r, last, sums[r][V - 1], lanes);
+        }
+      }
+    }
+  });
+}
+
+// out [a_columns, padded b_columns] += Σ_rows aᵀ b, for a [rows, a_columns] and b [rows, b_columns].
+template <class A>
+EK_INLINE void accumulate_outer(const A* a, int64_t a_row, int64_t a_columns, const A* b, int64_t b_row,
+                                int64_t b_columns, int64_t rows, A* out, int64_t out_row) {
+  for_each_tile_of_columns<A>(b_columns, [&](auto width, int64_t column) {
+    constexpr int V = width();
+    const A* right[V];
+    for (int v = 0; v < V; ++v) right[v] = b + column + v * Vec<A>::size;
+    const int lanes = last_lanes<V, A>(b_columns, column);
+    for (int64_t row = 0; row < a_columns; row += kTileRows) {
+      const int64_t count = std::min<int64_t>(kTileRows, a_columns - row);
+      const A* left[kTileRows];
+      tile_rows(left, a + row, 1, count);
+      A* const target = out + row * out_row + column;
+      Vec<A> sums[kTileRows][V];
+      for (int r = 0; r < kTileRows; ++r) {
+        for (int v = 0; v < V; ++v) {
+          sums[r][v] = r < count ? load(target + r * out_row + v * Vec<A>::size, AllLanes{}) : Vec<A>::zero();
+        }
+      }
+      if (lanes == Vec<A>::size) {
+        multiply_tile<V>(left, a_row, right, b_row, rows, AllLanes{}, sums);
+      } else {
+        multiply_tile<V>(left, a_row, right, b_row, rows, lanes, sums);
+      }
+      for (int r = 0; r < kTileRows; ++r) {
+        if (r >= count) break;
+        for (int v = 0; v < V; ++v) store(target + r * out_row + v * Vec<A>::size, sums[r][v], AllLanes{});
+      }
+    }
+  });
+}
