@@ -43,4 +43,21 @@ STABLE_TORCH_LIBRARY(effnet_kernels, m) {
         "bool training1, bool training2, int stride, SymInt[4] padding, float eps1, float eps2, int activation, "
         "int gate) -> (Tensor du, Tensor dw, Tensor dgamma1, Tensor dbeta1, Tensor dgamma2, Tensor dbeta2, "
         "Tensor dw1, Tensor db1, Tensor dw2, Tensor db2)");
+
+  // On CPU alone, in channels_last: elsewhere 1×1 convolutions are PyTorch's.
+  m.def("pointwise_conv(Tensor x, Tensor w) -> Tensor");
+  m.def("pointwise_conv_backward(Tensor grad, Tensor x, Tensor w, bool needs_dx, bool needs_dw) "
+        "-> (Tensor dx, Tensor dw)");
+  m.def("mbconv(Tensor x, Tensor? w_expand, Tensor? gamma1, Tensor? beta1, Tensor? mean1, Tensor? var1, Tensor w, "
+        "Tensor gamma2, Tensor beta2, Tensor? mean2, Tensor? var2, Tensor? w1, Tensor? b1, Tensor? w2, Tensor? b2, "
+        "Tensor w_project, int stride, SymInt[4] padding, float eps1, float eps2, int activation, int gate) "
+        "-> (Tensor out, Tensor u, Tensor y, Tensor mean1, Tensor var1, Tensor mean2, Tensor var2, Tensor pooled, "
+        "Tensor hidden, Tensor logits, Tensor a3, Tensor a5)");
+  m.def("mbconv_backward(Tensor grad, Tensor x, Tensor u, Tensor y, Tensor? w_expand, Tensor? gamma1, Tensor? beta1, "
+        "Tensor? mean1, Tensor? var1, Tensor w, Tensor gamma2, Tensor beta2, Tensor mean2, Tensor var2, Tensor? w1, "
+        "Tensor? b1, Tensor? w2, Tensor? b2, Tensor w_project, Tensor? pooled, Tensor? hidden, Tensor? logits, "
+        "Tensor? a3, Tensor? a5, bool training1, bool training2, int stride, SymInt[4] padding, float eps1, "
+        "float eps2, int activation, int gate) "
+        "-> (Tensor dx, Tensor dw_expand, Tensor dgamma1, Tensor dbeta1, Tensor dw, Tensor dgamma2, Tensor dbeta2, "
+        "Tensor dw1, Tensor db1, Tensor dw2, Tensor db2, Tensor dw_project)");
 }

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from effnet.config import BlockConfig
 from effnet.switch import Switchable
+from effnet_kernels import pointwise_conv
 from effnet_kernels.arguments import Padding, same_padding, symmetric_padding
 from effnet_kernels.nn import (
     SqueezeExcite2d,
     batch_norm_act,
+    mbconv,
     mbconv_core,
     mbconv_core_unscaled,
     uses_batch_statistics,
@@ -41,6 +43,11 @@ class PaddedConv2d(nn.Conv2d):
         half = (kernel_size - 1) // 2
         super().__init__(in_channels, out_channels, kernel_size, stride, half, groups=groups, bias=False)
         self.rule: PaddingRule = rule
+
+    @property
+    def is_pointwise(self) -> bool:
+        """1×1 of stride 1 over all channels: a matrix product of the pixels."""
+        return self.kernel_size == (1, 1) and self.stride == (1, 1) and self.groups == 1
 
     def explicit_padding(self, x: Tensor) -> Padding:
         """(top, bottom, left, right) for ``x``; under SAME it depends on the size of ``x`` where the stride is 2."""
@@ -78,7 +85,9 @@ class ConvBNAct(Switchable):
         self.activation = settings.activation if activation is None else activation
 
     def forward(self, x: Tensor, keep: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
-        return batch_norm_act(self.conv(x), self.bn, self.activation, keep, residual, fused=self.runs_fused)
+        pointwise = self.runs_fused and self.conv.is_pointwise
+        y = pointwise_conv(x, self.conv.weight) if pointwise else self.conv(x)
+        return batch_norm_act(y, self.bn, self.activation, keep, residual, fused=self.runs_fused)
 
 
 class ResidualBlock(Switchable):
@@ -135,23 +144,38 @@ class MBConv(ResidualBlock):
         self.project = ConvBNAct(channels, config.out_channels, 1, settings, activation="identity")
 
     def forward(self, x: Tensor) -> Tensor:
-        u = x if self.expand is None else self.expand.conv(x)
-        padding = self.depthwise.conv.explicit_padding(u)
-        if self._folds_scale(u):
+        padding = self.depthwise.conv.explicit_padding(x)
+        bn1 = None if self.expand is None else self.expand.bn
+        if self._folds_scale(x):
+            u = x if self.expand is None else self.expand.conv(x)
             return self._project_scaled(u, padding, self.residual(x))
+        if self.runs_fused:
+            projected = mbconv(
+                x,
+                self.depthwise.conv,
+                self.depthwise.bn,
+                self.project.conv,
+                expand=None if self.expand is None else self.expand.conv,
+                bn1=bn1,
+                se=self.squeeze_excite,
+                padding=padding,
+                activation=self.depthwise.activation,
+            )
+            bn3 = self.project.bn
+            return batch_norm_act(projected, bn3, self.project.activation, self.keep(x), self.residual(x), fused=True)
         core = mbconv_core(
-            u,
+            x if self.expand is None else self.expand.conv(x),
             self.depthwise.conv,
             self.depthwise.bn,
-            bn1=None if self.expand is None else self.expand.bn,
+            bn1=bn1,
             se=self.squeeze_excite,
             padding=padding,
             activation=self.depthwise.activation,
-            fused=self.runs_fused,
+            fused=False,
         )
         return self.project(core, self.keep(x), self.residual(x))
 
-    def _folds_scale(self, u: Tensor) -> bool:
+    def _folds_scale(self, x: Tensor) -> bool:
         """Whether SE's scale is cheaper applied to ``project``'s weights: for one image that is larger than they are.
 
         Not where shapes are symbols, which a comparison with 1 would pin down.
@@ -161,8 +185,8 @@ class MBConv(ResidualBlock):
         norms = [self.depthwise.bn] if self.expand is None else [self.expand.bn, self.depthwise.bn]
         if self.squeeze_excite is None or any(uses_batch_statistics(bn) for bn in norms):
             return False
-        pixels = u.shape[2] * u.shape[3] // self.depthwise.conv.stride[0] ** 2
-        return u.shape[0] == 1 and self.project.conv.out_channels <= pixels
+        pixels = x.shape[2] * x.shape[3] // self.depthwise.conv.stride[0] ** 2
+        return x.shape[0] == 1 and self.project.conv.out_channels <= pixels
 
     def _project_scaled(self, u: Tensor, padding: Padding, residual: Tensor | None) -> Tensor:
         assert self.squeeze_excite is not None

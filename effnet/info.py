@@ -105,9 +105,11 @@ def _part_costs(model: EfficientNet) -> Iterator[_Cost]:
     side = model.variant.resolution
     x = torch.empty(PICTURES, model.in_channels, side, side, device=model.classifier.weight.device)
     stages = cast(Iterable[Iterable[nn.Module]], model.stages)
-    for part in (model.stem, *chain.from_iterable(stages)):
-        x, macs, saved = meter.run(part, x)
-        yield _Cost(_count(part), macs, saved)
+    x, macs, saved = meter.run(model.stem_features, x)
+    yield _Cost(_count(model.stem), macs, saved)
+    for block in chain.from_iterable(stages):
+        x, macs, saved = meter.run(block, x)
+        yield _Cost(_count(block), macs, saved)
     _, macs, saved = meter.run(lambda x: pool_and_classify(model.head(x)), x)
     yield _Cost(_count(model.head) + _count(model.classifier), macs, saved)
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -81,7 +82,7 @@ class EfficientNetFeatures(Switchable):
         """
         self._check_input(x)
         features = []
-        x = self.stem(x)
+        x = self.stem_features(x)
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index in self._feature_stages:
@@ -90,6 +91,17 @@ class EfficientNetFeatures(Switchable):
 
     def forward(self, x: Tensor) -> Any:
         return self.forward_features(x)
+
+    def stem_features(self, x: Tensor) -> Tensor:
+        """The stem's output for an input of any layout, in the one that the blocks are fastest in.
+
+        Fused on CPU that is channels_last: an image has few channels, so that no later conversion is as cheap.
+        """
+        if not self.runs_fused or x.device.type != "cpu":
+            return cast(Tensor, self.stem(x))
+        out: Tensor = self.stem(x.contiguous(memory_format=torch.channels_last))
+        # A single channel is in both layouts, and what a convolution then returns is its own choice.
+        return out.contiguous(memory_format=torch.channels_last)
 
     def _check_input(self, x: Tensor) -> None:
         expected = f"(N, {self.in_channels}, H, W)"
@@ -128,7 +140,7 @@ class EfficientNet(EfficientNetFeatures):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input(x)
-        x = self.head(self.stages(self.stem(x)))
+        x = self.head(self.stages(self.stem_features(x)))
         pooled = F.dropout(F.adaptive_avg_pool2d(x, 1).flatten(1), self.dropout, self.training)
         return cast(Tensor, self.classifier(pooled))
 

@@ -3,7 +3,15 @@
 from effnet_kernels import reference
 from effnet_kernels.arguments import BatchNorm, SqueezeExcite
 from effnet_kernels.backend import backend_for, backends, prepare, set_backend
-from effnet_kernels.ops import batch_norm_act, depthwise_conv_bn_act, mbconv_core, mbconv_core_unscaled, squeeze_excite
+from effnet_kernels.ops import (
+    batch_norm_act,
+    depthwise_conv_bn_act,
+    mbconv,
+    mbconv_core,
+    mbconv_core_unscaled,
+    pointwise_conv,
+    squeeze_excite,
+)
 from effnet_kernels.plan import plan
 
 __version__ = "0.1.0"
@@ -17,9 +25,11 @@ __all__ = [
     "backends",
     "batch_norm_act",
     "depthwise_conv_bn_act",
+    "mbconv",
     "mbconv_core",
     "mbconv_core_unscaled",
     "plan",
+    "pointwise_conv",
     "reference",
     "set_backend",
     "squeeze_excite",

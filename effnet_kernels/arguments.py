@@ -124,6 +124,14 @@ def check_squeeze_excite(se: SqueezeExcite, channels: int, like: Tensor) -> None
     check_parameter(se.b2, "b2", (channels,), like)
 
 
+def check_pointwise(w: Tensor, argument: str, in_channels: int, like: Tensor) -> None:
+    """``w`` is the weight (O, in_channels, 1, 1) of a 1×1 convolution."""
+    if not isinstance(w, Tensor) or w.dim() != 4 or w.shape[0] < 1:
+        got = getattr(w, "shape", type(w).__name__)
+        raise ValueError(f"{argument}: expected shape (O, {in_channels}, 1, 1), got {got}")
+    check_parameter(w, argument, (w.shape[0], in_channels, 1, 1), like)
+
+
 def check_depthwise(w: Tensor, x: Tensor, stride: int, padding: int | Sequence[int] | None) -> Padding:
     """Check a depthwise weight (C, 1, K, K), stride and padding against ``x``; the padding as four numbers."""
     if not isinstance(w, Tensor) or w.dim() != 4:

@@ -171,6 +171,34 @@ def mbconv_core(
     )
 
 
+def mbconv(
+    x: Tensor,
+    conv: nn.Conv2d,
+    bn2: nn.BatchNorm2d,
+    project: nn.Conv2d,
+    *,
+    expand: nn.Conv2d | None = None,
+    bn1: nn.BatchNorm2d | None = None,
+    se: SqueezeExcite2d | None = None,
+    padding: int | Sequence[int],
+    activation: str,
+) -> Tensor:
+    """project(mbconv_core(expand(x))); ``expand`` and ``project`` are 1×1 convolutions without bias. Always fused."""
+    return ops.mbconv(
+        x,
+        conv.weight,
+        project.weight,
+        batch_norm_arguments(bn2),
+        w_expand=None if expand is None else expand.weight,
+        bn1=None if bn1 is None else batch_norm_arguments(bn1),
+        se=None if se is None else se.arguments(),
+        stride=conv.stride[0],
+        padding=padding,
+        activation=activation,
+        gate="sigmoid" if se is None else se.gate,
+    )
+
+
 def mbconv_core_unscaled(
     u: Tensor,
     conv: nn.Conv2d,
@@ -200,6 +228,7 @@ __all__ = [
     "DepthwiseConvBNAct2d",
     "SqueezeExcite2d",
     "batch_norm_act",
+    "mbconv",
     "mbconv_core",
     "mbconv_core_unscaled",
 ]

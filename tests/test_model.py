@@ -294,7 +294,7 @@ class TestSwitch:
 
             monkeypatch.setattr(effnet_kernels.ops, name, recorded)
 
-        spy("mbconv_core")
+        spy("mbconv")
         spy("batch_norm_act")
         model = tiny().eval()
         model(images())
@@ -302,7 +302,7 @@ class TestSwitch:
         model.fused = True
         model(images())
         # Stem and head, five layers in three Fused-MBConv blocks, and the projections of five MBConv blocks.
-        assert (calls.count("mbconv_core"), calls.count("batch_norm_act")) == (5, 2 + 5 + 5)
+        assert (calls.count("mbconv"), calls.count("batch_norm_act")) == (5, 2 + 5 + 5)
 
     def test_switching_changes_no_tensor(self) -> None:
         model = tiny()

@@ -69,7 +69,7 @@ def mbconv_core(
 
     Source: Tan and Le 2019 (arXiv 1905.11946), section 4; Hu et al. 2018 (arXiv 1709.01507), section 3.
     """
-    call = _prepare(u, w, bn2, bn1, se, stride, padding, activation, gate)
+    call = prepare(u, w, bn2, bn1, se, stride, padding, activation, gate)
     backend = backend_for(call.u.device, call.u.dtype)
     if backend == "reference":
         return reference.mbconv_core(call.u, w, bn2, bn1, se, stride, call.pads, activation, gate)
@@ -118,7 +118,7 @@ def mbconv_core_unscaled(
             raise ValueError(f"{name}: expected running statistics (training=False), got training=True")
     if se is None:
         raise ValueError("se: expected squeeze-and-excite's weights, got None")
-    call = _prepare(u, w, bn2, bn1, se, stride, padding, activation, gate)
+    call = prepare(u, w, bn2, bn1, se, stride, padding, activation, gate)
     tensors, settings = call.arguments()
     if needs_grad(*tensors):
         raise RuntimeError("mbconv_core_unscaled has no gradient: call mbconv_core, or call it under torch.no_grad()")
@@ -147,17 +147,22 @@ class _Call(NamedTuple):
 
     def arguments(self) -> tuple[tuple[Tensor | None, ...], tuple[Any, ...]]:
         """The tensors and the settings as the operators take them."""
-        u, channels = dense(self.u), self.u.shape[1]
-        bn1, bn2 = self.bn1, self.bn2
-        bn1_tensors = _NO_TENSORS if bn1 is None else (*affine(bn1, channels, u), *constant_statistics(bn1))
-        bn2_tensors = (*affine(bn2, channels, u), *constant_statistics(bn2))
-        se_tensors = _NO_TENSORS if self.se is None else self.se
-        eps1 = 0.0 if bn1 is None else bn1.eps
-        settings = (self.stride, self.pads, eps1, bn2.eps, CODES[self.activation], CODES[self.gate])
-        return (u, self.w, *bn1_tensors, *bn2_tensors, *se_tensors), settings
+        return (dense(self.u), self.w, *self.bn1_tensors(), *self.bn2_and_se_tensors()), self.settings()
+
+    def bn1_tensors(self) -> tuple[Tensor | None, ...]:
+        bn1 = self.bn1
+        return _NO_TENSORS if bn1 is None else (*affine(bn1, self.u.shape[1], self.u), *constant_statistics(bn1))
+
+    def bn2_and_se_tensors(self) -> tuple[Tensor | None, ...]:
+        bn2 = (*affine(self.bn2, self.u.shape[1], self.u), *constant_statistics(self.bn2))
+        return (*bn2, *(_NO_TENSORS if self.se is None else self.se))
+
+    def settings(self) -> tuple[Any, ...]:
+        eps1 = 0.0 if self.bn1 is None else self.bn1.eps
+        return (self.stride, self.pads, eps1, self.bn2.eps, CODES[self.activation], CODES[self.gate])
 
 
-def _prepare(
+def prepare(
     u: Tensor,
     w: Tensor,
     bn2: BatchNorm,
@@ -184,7 +189,7 @@ def _prepare(
     return _Call(u, w, bn1, bn2, se, pads, count1, count2, stride, activation, gate)
 
 
-def _fake(
+def fake(
     u: Tensor,
     w: Tensor,
     gamma1: Tensor | None,
@@ -296,6 +301,6 @@ def _fake_backward(
     return tuple(torch.empty_like(nothing if t is None else t) for t in parameters)
 
 
-register_differentiable("mbconv_core", _fake, _setup_context, _backward)
+register_differentiable("mbconv_core", fake, _setup_context, _backward)
 register("mbconv_core_inference", _fake_inference)
 register_backward("mbconv_core_backward", _fake_backward)

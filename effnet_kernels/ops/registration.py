@@ -30,6 +30,10 @@ HALVES: dict[str, Half] = {}
 """Of every operator, by name; complete when effnet_kernels.ops is imported."""
 
 
+CPU_ONLY = frozenset({"pointwise_conv", "pointwise_conv_backward", "mbconv", "mbconv_backward"})
+"""What only the CPU computes in one operator."""
+
+
 def operators(backend: str) -> Any:
     """The namespace with the operators of ``backend``: ``triton``, or ``cpu`` and ``cuda``, which share one."""
     return torch.ops.effnet_kernels_triton if backend == "triton" else torch.ops.effnet_kernels

@@ -7,7 +7,7 @@ import torch
 
 from effnet_kernels import _plan
 from operators.axes import ACTIVATIONS, DTYPES, LAYOUTS
-from operators.cases import CASES, mbconv_core_case
+from operators.cases import EVERY_CASE, mbconv_case, mbconv_core_case, pointwise_conv_case
 from operators.parity import check_parity
 
 SHAPES = ((2, 19, 9, 13), (1, 144, 7, 7), (3, 3, 4, 40))
@@ -16,7 +16,7 @@ SHAPES = ((2, 19, 9, 13), (1, 144, 7, 7), (3, 3, 4, 40))
 def main() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    for make in CASES.values():
+    for make in EVERY_CASE.values():
         for layout in LAYOUTS:
             for dtype in DTYPES:
                 for shape in SHAPES:
@@ -28,6 +28,9 @@ def main() -> None:
             case = mbconv_core_case((2, 17, 10, 13), kernel=kernel, stride=stride, padding=(0, 1, 2, 1), layout=layout)
             check_parity(case)
             check_parity(case, gradient=False)
+    for channels in (1, 16, 24, 40, 112, 320):
+        check_parity(pointwise_conv_case((2, channels, 5, 7), out_channels=channels))
+        check_parity(mbconv_case((2, channels, 5, 7), expanded=2 * channels, out_channels=channels))
     print(_plan.cpu_capability())
 
 

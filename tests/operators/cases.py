@@ -16,7 +16,10 @@ from effnet_kernels.reference.depthwise_conv_bn_act import depthwise_conv
 Tensors = Mapping[str, Tensor]
 Shape = tuple[int, int, int, int]
 
-DIFFERENTIABLE = ("x", "residual", "w", "gamma", "beta", "gamma1", "beta1", "gamma2", "beta2", "w1", "b1", "w2", "b2")
+DIFFERENTIABLE = (
+    *("x", "residual", "w", "gamma", "beta", "gamma1", "beta1", "gamma2", "beta2", "w1", "b1", "w2", "b2"),
+    *("w_expand", "w_project"),
+)
 RUNNING_STATISTICS = ("mean", "var", "mean1", "var1", "mean2", "var2")
 
 
@@ -27,11 +30,13 @@ class Stored(NamedTuple):
         y: the depthwise output, which is kept for backward.
         a: act(BN1(u)), where it is written before the convolution reads it.
         dy: the gradient of y, where it is written before the convolution's gradient reads it.
+        u: the expansion's output, which is kept for backward.
     """
 
     y: torch.dtype = torch.float64
     a: torch.dtype = torch.float64
     dy: torch.dtype = torch.float64
+    u: torch.dtype = torch.float64
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Case:
     call: Callable[[Tensors], Tensor]
     define: Callable[[Tensors, Stored], Tensor]
     """The definition."""
+    keywords: Callable[[Tensors], dict[str, Any]] = lambda t: {}
+    """The arguments of the call that are not tensors of its own."""
 
     def with_tensors(self, **tensors: Tensor) -> "Case":
         """This case with some tensors replaced."""
@@ -107,7 +114,7 @@ class _Stored(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, dtype: torch.dtype, gradient: torch.dtype) -> Tensor:
         ctx.gradient = gradient
-        return value.to(dtype).to(value.dtype)
+        return value.to(dtype, copy=True).to(value.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -279,19 +286,13 @@ def mbconv_core_case(
             None if se is None else ek.SqueezeExcite(t["w1"], t["b1"], t["w2"], t["b2"]),
         )
 
-    def call(t: Tensors) -> Tensor:
+    def keywords(t: Tensors) -> dict[str, Any]:
         first, second, excite = arguments(t)
-        return ek.mbconv_core(
-            t["x"],
-            t["w"],
-            second,
-            bn1=first,
-            se=excite,
-            stride=stride,
-            padding=pads,
-            activation=activation,
-            gate=gate,
-        )
+        settings = {"stride": stride, "padding": pads, "activation": activation, "gate": gate}
+        return {"bn2": second, "bn1": first, "se": excite, **settings}
+
+    def call(t: Tensors) -> Tensor:
+        return ek.mbconv_core(t["x"], t["w"], **keywords(t))
 
     def define(t: Tensors, dtypes: Stored) -> Tensor:
         first, second, excite = arguments(t)
@@ -300,7 +301,68 @@ def mbconv_core_case(
         z = ek.reference.batch_norm_act(y, second, activation)
         return z if excite is None else squeezed_and_excited(z, excite, activation, gate)
 
-    return Case("mbconv_core", tensors, call, define)
+    return Case("mbconv_core", tensors, call, define, keywords)
+
+
+def pointwise_conv_case(
+    shape: Shape = (2, 8, 5, 7),
+    *,
+    out_channels: int = 19,
+    dtype: torch.dtype = torch.float32,
+    layout: str = "channels_last",
+    parameters: str = "float32",
+    seed: int = 0,
+) -> Case:
+    values = Values(seed, parameter_dtype(dtype, parameters))
+    tensors = {"x": values.activations(shape, dtype, layout)}
+    tensors["w"] = values.normal(out_channels, shape[1], 1, 1, scale=shape[1] ** -0.5)
+
+    def call(t: Tensors) -> Tensor:
+        return ek.pointwise_conv(t["x"], t["w"])
+
+    def define(t: Tensors, dtypes: Stored) -> Tensor:
+        return F.conv2d(t["x"], t["w"])
+
+    return Case("pointwise_conv", tensors, call, define)
+
+
+def mbconv_case(
+    shape: Shape = (2, 8, 9, 7),
+    *,
+    expanded: int | None = 19,
+    out_channels: int = 11,
+    dtype: torch.dtype = torch.float32,
+    layout: str = "channels_last",
+    parameters: str = "float32",
+    bn1: str = "training",
+    seed: int = 0,
+    **core: Any,
+) -> Case:
+    """``expanded`` is the number of channels in the middle (None: no expansion and no BN1); ``core`` as above."""
+    values = Values(seed + 1, parameter_dtype(dtype, parameters))
+    channels = shape[1] if expanded is None else expanded
+    middle = mbconv_core_case(
+        (1, channels, *shape[2:]),
+        dtype=dtype,
+        parameters=parameters,
+        bn1=None if expanded is None else bn1,
+        seed=seed,
+        **core,
+    )
+    tensors = {**middle.tensors, "x": values.activations(shape, dtype, layout)}
+    if expanded is not None:
+        tensors["w_expand"] = values.normal(expanded, shape[1], 1, 1, scale=shape[1] ** -0.5)
+    tensors["w_project"] = values.normal(out_channels, channels, 1, 1, scale=channels**-0.5)
+
+    def call(t: Tensors) -> Tensor:
+        arguments = middle.keywords(t)
+        return ek.mbconv(t["x"], t["w"], t["w_project"], w_expand=t.get("w_expand"), **arguments)
+
+    def define(t: Tensors, dtypes: Stored) -> Tensor:
+        u = stored(F.conv2d(t["x"], t["w_expand"]), dtypes.u) if "w_expand" in t else t["x"]
+        return F.conv2d(middle.define({**t, "x": u}, dtypes), t["w_project"])
+
+    return Case("mbconv", tensors, call, define)
 
 
 CASES: Mapping[str, Callable[..., Case]] = {
@@ -310,3 +372,9 @@ CASES: Mapping[str, Callable[..., Case]] = {
     "mbconv_core": mbconv_core_case,
 }
 """A case of every operator, built from keyword arguments that all have defaults."""
+
+
+CPU_CASES: Mapping[str, Callable[..., Case]] = {"pointwise_conv": pointwise_conv_case, "mbconv": mbconv_case}
+"""Of the operators that only the CPU has; elsewhere their public functions call others."""
+
+EVERY_CASE: Mapping[str, Callable[..., Case]] = {**CASES, **CPU_CASES}

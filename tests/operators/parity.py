@@ -75,7 +75,7 @@ def defined(case: Case, *, gradient: bool = True, loss: Loss = weighted_sum) -> 
     Triton the two tensors that a program cannot recompute for every tap.
     """
     dtype = case.tensors["x"].dtype
-    dtypes = Stored(y=dtype) if gradient else Stored()
+    dtypes = Stored(y=dtype, u=dtype) if gradient else Stored()
     if requested_backend() == "triton":
         dtypes = dtypes._replace(a=dtype, dy=dtype)
     # The loss weights are rounded to the activations' dtype before they are widened, as the operator's gradient is.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from effnet_kernels.nn import BatchNormAct2d, DepthwiseConvBNAct2d, SqueezeExcite2d, mbconv_core
-from operators.cases import CASES, Case
+from operators.cases import EVERY_CASE, Case
 from operators.parity import check_identical, evaluate
 from operators.sampling import label
 from tolerances import TOLERANCES, assert_close
@@ -38,38 +38,38 @@ def fresh_compiler() -> Iterator[None]:
 @pytest.mark.parametrize(("operator", "options"), OPTIONS, ids=label)
 def test_compiled_equals_eager(operator: str, options: dict[str, Any], gradient: bool) -> None:
     """Bit for bit: the operators are the same, and what is around them only lays memory out."""
-    case = CASES[operator](**options)
+    case = EVERY_CASE[operator](**options)
     compiled = torch.compile(case.call, fullgraph=True, backend="aot_eager")
     actual = evaluate(compiled, case.tensors, gradient=gradient)
     check_identical(actual, evaluate(case.call, case.tensors, gradient=gradient))
 
 
-@pytest.mark.parametrize("operator", CASES)
+@pytest.mark.parametrize("operator", EVERY_CASE)
 def test_inductor(operator: str) -> None:
-    case = CASES[operator]((2, 8, 9, 7), layout="channels_last")
+    case = EVERY_CASE[operator]((2, 8, 9, 7), layout="channels_last")
     compiled = torch.compile(case.call, fullgraph=True)
     actual, expected = evaluate(compiled, case.tensors), evaluate(case.call, case.tensors)
     for name, t in expected.tensors().items():
         assert_close(actual.tensors()[name], t, TOLERANCES[torch.float32].forward, name)
 
 
-@pytest.mark.parametrize("operator", CASES)
+@pytest.mark.parametrize("operator", EVERY_CASE)
 def test_any_batch_size_is_one_graph(operator: str) -> None:
     """After the second batch size the graph is dynamic; more sizes compile nothing more."""
     counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(CASES[operator]().call, fullgraph=True, backend=counter)
+    compiled = torch.compile(EVERY_CASE[operator]().call, fullgraph=True, backend=counter)
     for batch in (4, 2, 3, 5, 7, 6):
-        case = CASES[operator]((batch, 8, 9, 7))
+        case = EVERY_CASE[operator]((batch, 8, 9, 7))
         check_identical(evaluate(compiled, case.tensors), evaluate(case.call, case.tensors))
     assert counter.frame_count <= 2
 
 
-@pytest.mark.parametrize("operator", CASES)
+@pytest.mark.parametrize("operator", EVERY_CASE)
 def test_any_image_size_is_one_graph(operator: str) -> None:
     counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(CASES[operator]().call, fullgraph=True, backend=counter, dynamic=True)
+    compiled = torch.compile(EVERY_CASE[operator]().call, fullgraph=True, backend=counter, dynamic=True)
     for height, width in ((9, 7), (12, 5), (6, 16), (31, 8)):
-        case = CASES[operator]((2, 8, height, width))
+        case = EVERY_CASE[operator]((2, 8, height, width))
         check_identical(evaluate(compiled, case.tensors), evaluate(case.call, case.tensors))
     assert counter.frame_count <= 2
 
@@ -131,6 +131,6 @@ def test_a_training_step_of_a_module() -> None:
 
 
 def test_channels_last_survives_compilation() -> None:
-    case: Case = CASES["mbconv_core"](layout="channels_last", stride=2)
+    case: Case = EVERY_CASE["mbconv_core"](layout="channels_last", stride=2)
     out = torch.compile(case.call, fullgraph=True, backend="aot_eager")(case.tensors)
     assert out.is_contiguous(memory_format=torch.channels_last) and not out.is_contiguous()

@@ -6,13 +6,15 @@ from torch import Tensor
 
 from operators.axes import LAYOUTS
 from operators.cases import (
-    CASES,
     DIFFERENTIABLE,
+    EVERY_CASE,
     RUNNING_STATISTICS,
     Case,
     batch_norm_act_case,
     depthwise_conv_bn_act_case,
+    mbconv_case,
     mbconv_core_case,
+    pointwise_conv_case,
     squeeze_excite_case,
 )
 
@@ -93,13 +95,25 @@ def test_mbconv_core(bn1: str | None, bn2: str, se: str | None, layout: str) -> 
     )
 
 
+def test_pointwise_conv() -> None:
+    check_gradients(pointwise_conv_case((2, 3, 4, 5), out_channels=4, dtype=DOUBLE))
+
+
+@pytest.mark.parametrize("se", ["convolution", None], ids=("se", "no_se"))
+@pytest.mark.parametrize("bn2", ["training", "frozen"])
+@pytest.mark.parametrize(("expanded", "bn1"), [(5, "training"), (5, "frozen"), (None, "training")])
+def test_mbconv(expanded: int | None, bn1: str, bn2: str, se: str | None) -> None:
+    options = {"bn1": bn1, "bn2": bn2, "se": se, "stride": 2, "padding": (0, 1, 0, 1), "squeezed": 2}
+    check_gradients(mbconv_case((2, 3, 4, 5), expanded=expanded, out_channels=2, dtype=DOUBLE, **options))
+
+
 @pytest.mark.parametrize(
     ("operator", "only"),
-    [(operator, name) for operator, make in CASES.items() for name in DIFFERENTIABLE if name in make().tensors],
+    [(operator, name) for operator, make in EVERY_CASE.items() for name in DIFFERENTIABLE if name in make().tensors],
 )
 def test_one_gradient_alone(operator: str, only: str) -> None:
     """A gradient asked for alone is the one that comes among all: nothing is skipped with what is not needed."""
-    case = CASES[operator]()
+    case = EVERY_CASE[operator]()
 
     def gradients(names: list[str]) -> dict[str, Tensor]:
         t = {name: v.clone() for name, v in case.tensors.items()}
@@ -112,9 +126,9 @@ def test_one_gradient_alone(operator: str, only: str) -> None:
     assert torch.equal(gradients([only])[only], gradients(every)[only])
 
 
-@pytest.mark.parametrize("operator", CASES)
+@pytest.mark.parametrize("operator", EVERY_CASE)
 def test_double_backward_is_refused(operator: str) -> None:
-    case = CASES[operator]((2, 3, 4, 5))
+    case = EVERY_CASE[operator]((2, 3, 4, 5))
     x = case.tensors["x"].detach().requires_grad_()
     (dx,) = torch.autograd.grad(case.call({**case.tensors, "x": x}).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match=rf"{operator}_backward has no second derivative.*reference"):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import effnet_kernels as ek
-from operators.cases import CASES, DIFFERENTIABLE, Case
+from operators.cases import DIFFERENTIABLE, EVERY_CASE, Case
 from operators.parity import evaluate
 from operators.recording import NAMESPACE, Recorder, operators_of_the_namespace
 from operators.sampling import label
@@ -36,6 +36,11 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("mbconv_core", {"bn2": "frozen", "se": None, "dtype": torch.float64}),
     ("mbconv_core", FROZEN_CORE),
     ("mbconv_core", {"bn1": None, "bn2": "frozen", "shape": (3, 1, 4, 4), "layout": "channels_last"}),
+    ("pointwise_conv", {}),
+    ("pointwise_conv", {"dtype": torch.bfloat16, "parameters": "same"}),
+    ("mbconv", {}),
+    ("mbconv", {"expanded": None, "se": None, "stride": 2}),
+    ("mbconv", {"bn1": "frozen", "bn2": "frozen", "dtype": torch.half}),
 ]
 
 
@@ -61,7 +66,7 @@ def check(name: str, arguments: tuple[Any, ...], differentiable: bool, namespace
 
 @pytest.mark.parametrize(("operator", "options"), OPTIONS, ids=label)
 def test_opcheck(operator: str, options: dict[str, Any]) -> None:
-    case = CASES[operator](**options)
+    case = EVERY_CASE[operator](**options)
     calls = recorded(case)
     assert operator in {name for name, _ in calls} and f"{operator}_backward" in {name for name, _ in calls}
     for name, arguments in calls:
@@ -70,15 +75,15 @@ def test_opcheck(operator: str, options: dict[str, Any]) -> None:
 
 def test_every_operator_is_checked() -> None:
     """The options above reach everything that the schemas define."""
-    reached = {name for operator, options in OPTIONS for name, _ in recorded(CASES[operator](**options))}
+    reached = {name for operator, options in OPTIONS for name, _ in recorded(EVERY_CASE[operator](**options))}
     assert reached == operators_of_the_namespace()
 
 
-@pytest.mark.parametrize("operator", CASES)
+@pytest.mark.parametrize("operator", EVERY_CASE)
 def test_meta_tensors_run(operator: str) -> None:
     """Shapes and dtypes without any data, as model summaries ask for them; the reference serves them."""
-    options = {} if operator == "squeeze_excite" else {"statistics": False}
-    case = CASES[operator]((2, 8, 9, 7), layout="channels_last", **options)
+    options = {} if operator in ("squeeze_excite", "pointwise_conv") else {"statistics": False}
+    case = EVERY_CASE[operator]((2, 8, 9, 7), layout="channels_last", **options)
     real = evaluate(case.call, case.tensors)
     ek.set_backend("auto")
     meta = {name: t.detach().to("meta").requires_grad_(name in DIFFERENTIABLE) for name, t in case.tensors.items()}

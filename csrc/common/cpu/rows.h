@@ -1,0 +1,33 @@
+// Rows of channels_last pixels: as matrices of the accumulator type, and walked in tiles. Included per instruction set.
+
+// Rows of T as rows of A: the tensor's own memory where the types agree, else a copy in `scratch`.
+template <class T, class A>
+EK_INLINE const A* widened_rows(const T* rows, int64_t elements, Buffer<A>& scratch) {
+  if constexpr (std::is_same_v<T, A>) {
+    return rows;
+  } else {
+    constexpr int64_t size = Vec<A>::size;
+    int64_t i = 0;
+    for (; i + size <= elements; i += size) store(scratch.data() + i, load(rows + i, AllLanes{}), AllLanes{});
+    if (i < elements) store(scratch.data() + i, load(rows + i, int(elements - i)), int(elements - i));
+    return scratch.data();
+  }
+}
+template <class T>
+Buffer<accumulator_t<T>> widening_scratch(int64_t elements) {
+  return Buffer<accumulator_t<T>>(std::is_same_v<T, accumulator_t<T>> ? 0 : elements);
+}
+
+// f(Constant<R>, row, channel, lanes) over rows × channels: R rows at a time share what belongs to the channels.
+template <class A, class F>
+EK_INLINE void for_each_row_tile(int64_t rows, int64_t channels, F f) {
+  constexpr int kRows = 4;
+  const auto across = [&](auto tile, int64_t row) {
+    int64_t channel = 0;
+    for (; channel + Vec<A>::size <= channels; channel += Vec<A>::size) f(tile, row, channel, AllLanes{});
+    if (channel < channels) f(tile, row, channel, int(channels - channel));
+  };
+  int64_t row = 0;
+  for (; row + kRows <= rows; row += kRows) across(Constant<kRows>{}, row);
+  for (; row < rows; ++row) across(Constant<1>{}, row);
+}

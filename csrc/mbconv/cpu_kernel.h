@@ -1,0 +1,154 @@
+// The passes of cpu.h over chunks or groups [begin, end). Included per instruction set by foreach_capability.h.
+
+#include "common/cpu/gemm.h"
+#include "common/cpu/rows.h"
+
+// A BatchNorm's constants for the channels of one vector.
+template <class A>
+EK_INLINE ColumnAffine<A> affine_at(const Affine& affine, int64_t channel) {
+  return column_affine<Layout::nhwc, A>(affine, channel);
+}
+template <class A>
+EK_INLINE Vec<A> scale_at(const void* scale, int64_t image, int64_t row, int64_t channel) {
+  const A* const scales = static_cast<const A*>(scale);
+  return channel_values_or<Layout::nhwc>(scales ? scales + image * row : nullptr, channel, A(1));
+}
+
+template <class A>
+EK_INLINE void add_to(A* sums, Vec<A> values) {
+  store(sums, load(sums, AllLanes{}) + values, AllLanes{});
+}
+
+template <class T, Activation Act>
+void project_forward_rows(const ProjectForwardParams& p, int64_t begin, int64_t end) {
+  using A = accumulator_t<T>;
+  const int64_t c = p.channels, n = p.out_channels, row = padded_channels(c);
+  const T* const y = static_cast<const T*>(p.y);
+  T* const out = static_cast<T*>(p.out);
+  Buffer<A> scaled(p.chunks.most_rows() * row);
+  for (int64_t chunk = begin; chunk < end; ++chunk) {
+    const int64_t chunk_row = p.chunks.chunk_row(chunk);
+    for (int64_t part = p.chunks.first_part(chunk); part < p.chunks.last_part(chunk); ++part) {
+      const int64_t first = p.chunks.first_row(part);
+      A* const target = scaled.data() + (first - chunk_row) * row;
+      for_each_row_tile<A>(p.chunks.part_size(part), c, [&](auto tile, int64_t r, int64_t channel, auto lanes) {
+        const auto affine = affine_at<A>(p.affine2, channel);
+        const Vec<A> scale = scale_at<A>(p.scale, p.chunks.image(part), row, channel);
+        for (int i = 0; i < tile(); ++i) {
+          const Vec<A> value = load(y + (first + r + i) * c + channel, lanes);
+          store(target + (r + i) * row + channel, activate<Act>(affine.transformed(value)) * scale, AllLanes{});
+        }
+      });
+    }
+    multiply_rows<A>(scaled.data(), row, p.chunks.chunk_rows(chunk), static_cast<const A*>(p.weight), c, n,
+                     [&](int64_t r, int64_t column, Vec<A> sum, auto lanes) {
+                       store(out + (chunk_row + r) * n + column, sum, lanes);
+                     });
+  }
+}
+
+// A1, A2, A4 of one part, and z · scale of its rows.
+template <class T, Activation Act>
+EK_INLINE void project_backward_part(const ProjectBackwardParams& p, int64_t part, accumulator_t<T>* scaled) {
+  using A = accumulator_t<T>;
+  const int64_t c = p.channels, row = padded_channels(c), first = p.chunks.first_row(part);
+  const T *const y = static_cast<const T*>(p.y) + first * c, *const g = static_cast<const T*>(p.g) + first * c;
+  A* const gz_sums = static_cast<A*>(p.gz_sum) + part * row;
+  A* const slope_sums = static_cast<A*>(p.slope_sum) + part * row;
+  A* const slope_x_sums = static_cast<A*>(p.slope_x_sum) + part * row;
+  for_each_row_tile<A>(p.chunks.part_size(part), c, [&](auto tile, int64_t r, int64_t channel, auto lanes) {
+    const auto affine = affine_at<A>(p.affine2, channel);
+    const Vec<A> scale = scale_at<A>(p.scale, p.chunks.image(part), row, channel);
+    Vec<A> gz = Vec<A>::zero(), slope = gz, slope_x = gz;
+    for (int i = 0; i < tile(); ++i) {
+      const int64_t at = (r + i) * c + channel;
+      const Vec<A> value = load(y + at, lanes), grad = load(g + at, lanes);
+      const auto z = activate_with_derivative<Act>(affine.transformed(value));
+      const Vec<A> dv = grad * z.derivative;
+      gz += grad * z.value;
+      slope += dv;
+      slope_x += dv * affine.normalized(value);
+      store(scaled + (r + i) * row + channel, z.value * scale, AllLanes{});
+    }
+    add_to(gz_sums + channel, gz);
+    add_to(slope_sums + channel, slope);
+    add_to(slope_x_sums + channel, slope_x);
+  });
+}
+
+template <class T, Activation Act>
+void project_backward_rows(const ProjectBackwardParams& p, int64_t begin, int64_t end) {
+  using A = accumulator_t<T>;
+  const int64_t c = p.channels, n = p.out_channels, row = padded_channels(c);
+  const T* const grad = static_cast<const T*>(p.grad);
+  T* const g = static_cast<T*>(p.g);
+  Buffer<A> scaled(p.chunks.most_rows() * row);
+  Buffer<A> scratch = widening_scratch<T>(p.chunks.most_rows() * n);
+  for (int64_t group = begin; group < end; ++group) {
+    for (int64_t chunk = group * p.chunks.chunks_per_group; chunk < p.chunks.last_chunk(group); ++chunk) {
+      const int64_t first = p.chunks.chunk_row(chunk), rows = p.chunks.chunk_rows(chunk);
+      const A* const dout = widened_rows(grad + first * n, rows * n, scratch);
+      multiply_rows<A>(
+          dout, n, rows, static_cast<const A*>(p.weight), n, c,
+          [&](int64_t r, int64_t column, Vec<A> sum, auto lanes) { store(g + (first + r) * c + column, sum, lanes); });
+      for (int64_t part = p.chunks.first_part(chunk); part < p.chunks.last_part(chunk); ++part) {
+        project_backward_part<T, Act>(p, part, scaled.data() + (p.chunks.first_row(part) - first) * row);
+      }
+      accumulate_outer(dout, n, n, scaled.data(), row, c, rows, static_cast<A*>(p.dweight) + group * n * row, row);
+    }
+  }
+}
+
+template <class T>
+void expand_backward_rows(const ExpandBackwardParams& p, int64_t begin, int64_t end) {
+  using A = accumulator_t<T>;
+  const int64_t k = p.in_channels, c = p.channels, row = padded_channels(c);
+  const T* const x = static_cast<const T*>(p.x);
+  T* const dx = static_cast<T*>(p.dx);
+  Buffer<A> du(p.chunks.most_rows() * row);
+  Buffer<A> scratch = widening_scratch<T>(p.chunks.most_rows() * k);
+  for (int64_t group = begin; group < end; ++group) {
+    for (int64_t chunk = group * p.chunks.chunks_per_group; chunk < p.chunks.last_chunk(group); ++chunk) {
+      const int64_t first = p.chunks.chunk_row(chunk), rows = p.chunks.chunk_rows(chunk);
+      const T *const dv = static_cast<const T*>(p.dv) + first * c, *const u = static_cast<const T*>(p.u) + first * c;
+      for_each_row_tile<A>(rows, c, [&](auto tile, int64_t r, int64_t channel, auto lanes) {
+        const auto affine = affine_at<A>(p.affine1, channel);
+        const Vec<A> mean_dv = load(static_cast<const A*>(p.mean_dv) + channel, AllLanes{});
+        const Vec<A> mean_dv_x = load(static_cast<const A*>(p.mean_dv_x) + channel, AllLanes{});
+        for (int i = 0; i < tile(); ++i) {
+          const int64_t at = (r + i) * c + channel;
+          const Vec<A> centred = load(dv + at, lanes) - mean_dv - affine.normalized(load(u + at, lanes)) * mean_dv_x;
+          store(du.data() + (r + i) * row + channel, affine.scale * centred, AllLanes{});
+        }
+      });
+      multiply_rows<A>(
+          du.data(), row, rows, static_cast<const A*>(p.weight), c, k,
+          [&](int64_t r, int64_t column, Vec<A> sum, auto lanes) { store(dx + (first + r) * k + column, sum, lanes); });
+      const A* const a = widened_rows(x + first * k, rows * k, scratch);
+      accumulate_outer(a, k, k, du.data(), row, c, rows, static_cast<A*>(p.dweight) + group * k * row, row);
+    }
+  }
+}
+
+// Entry points: dtype and activation to template parameters.
+
+template <class Params, class F>
+void dispatch_rows(const Params& p, F f) {
+  dispatch_dtype(p.dtype, [&](auto dtype) {
+    dispatch_batch_norm_activation(p.activation, [&](auto activation) { f(dtype, activation); });
+  });
+}
+
+inline void project_forward(const ProjectForwardParams& p, int64_t begin, int64_t end) {
+  dispatch_rows(p, [&](auto dtype, auto activation) {
+    project_forward_rows<typename decltype(dtype)::type, activation()>(p, begin, end);
+  });
+}
+inline void project_backward(const ProjectBackwardParams& p, int64_t begin, int64_t end) {
+  dispatch_rows(p, [&](auto dtype, auto activation) {
+    project_backward_rows<typename decltype(dtype)::type, activation()>(p, begin, end);
+  });
+}
+inline void expand_backward(const ExpandBackwardParams& p, int64_t begin, int64_t end) {
+  dispatch_dtype(p.dtype, [&](auto dtype) { expand_backward_rows<typename decltype(dtype)::type>(p, begin, end); });
+}

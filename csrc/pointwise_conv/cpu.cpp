@@ -1,0 +1,62 @@
+// pointwise_conv on CPU: a 1×1 convolution of channels_last activations, registered.
+#include <torch/csrc/stable/library.h>
+
+#include "pointwise_conv/cpu.h"
+#include "pointwise_conv/weight.h"
+
+namespace effnet_kernels::cpu {
+namespace {
+
+RowChunks chunks_of(const Tensor& x, int64_t in_channels, int64_t out_channels) {
+  return RowChunks::make(x.size(0), x.size(2) * x.size(3), in_channels + out_channels, in_channels * out_channels);
+}
+
+void check(const Tensor& x, const Tensor& w) {
+  STD_TORCH_CHECK(x.dim() == 4 && (is_channels_last(x) || x.numel() == 0), "x: expected a dense channels_last tensor");
+  STD_TORCH_CHECK(w.dim() == 4 && w.size(1) == x.size(1) && w.size(2) == 1 && w.size(3) == 1, "w: expected shape (O, ",
+                  x.size(1), ", 1, 1)");
+}
+
+Tensor forward(const Tensor& x, const Tensor& w) {
+  check(x, w);
+  Tensor out = empty_activations(x, {x.size(0), w.size(0), x.size(2), x.size(3)}, Layout::nhwc);
+  dispatch_accumulator(dtype_of(x), [&](auto a) {
+    using A = typename decltype(a)::type;
+    const Buffer<A> weight = PointwiseWeight<A>(w).packed_transposed();
+    pointwise_forward({dtype_of(x), chunks_of(x, x.size(1), w.size(0)), x.size(1), w.size(0), x.const_data_ptr(),
+                       weight.data(), out.mutable_data_ptr(), nullptr, nullptr});
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& x, const Tensor& w, bool needs_dx,
+                                    bool needs_dw) {
+  check(x, w);
+  STD_TORCH_CHECK(grad.dim() == 4 && (is_channels_last(grad) || grad.numel() == 0) &&
+                      grad.scalar_type() == x.scalar_type() && grad.size(0) == x.size(0) && grad.size(1) == w.size(0) &&
+                      grad.size(2) == x.size(2) && grad.size(3) == x.size(3),
+                  "grad: expected the output's shape, dtype and layout");
+  const int64_t k = x.size(1), n = w.size(0);
+  Tensor dx = needs_dx ? torch::stable::empty_like(x) : empty_vector(x, {0});
+  Tensor dw = empty_vector(x, {0});
+  dispatch_accumulator(dtype_of(x), [&](auto a) {
+    using A = typename decltype(a)::type;
+    const RowChunks chunks = chunks_of(x, k, n);
+    const Buffer<A> weight = needs_dx ? PointwiseWeight<A>(w).packed() : Buffer<A>(0);
+    const int64_t size = n * padded_channels(k);
+    Buffer<A> dweight(needs_dw ? chunks.groups() * size : 0);
+    pointwise_backward({dtype_of(x), chunks, k, n, grad.const_data_ptr(), x.const_data_ptr(),
+                        needs_dx ? weight.data() : nullptr, needs_dx ? dx.mutable_data_ptr() : nullptr,
+                        needs_dw ? dweight.data() : nullptr});
+    if (needs_dw) dw = parameter_gradient(sum_rows(dweight, 1, chunks.groups(), size).data(), n, k, w);
+  });
+  return {dx, dw};
+}
+
+}  // namespace
+}  // namespace effnet_kernels::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(effnet_kernels, CPU, m) {
+  m.impl("pointwise_conv", TORCH_BOX(&effnet_kernels::cpu::forward));
+  m.impl("pointwise_conv_backward", TORCH_BOX(&effnet_kernels::cpu::backward));
+}
