@@ -1,6 +1,6 @@
 // Activation maths, one copy for every value type: forward and backward, CPU vectors and CUDA scalars.
 //
-// Included inside a namespace that defines exp(V) and select_le(a, b, x, y) (x where a ≤ b, else y) for its value
+// Included inside a namespace that defines sigmoid(V) and select_le(a, b, x, y) (x where a ≤ b, else y) for its value
 // types, and EK_INLINE; hence no include guard. Comparisons are written so that NaN reaches the result.
 
 template <class V>
@@ -26,15 +26,15 @@ EK_INLINE ValueAndDerivative<V> activate_with_derivative(V v) {
     const V six = V::broadcast(6);
     return {clamp_0_6(v), select_le(v, zero, zero, select_le(six, v, zero, one))};
   } else if constexpr (A == Activation::silu) {
-    const V sigmoid = one / (one + exp(zero - v));
-    return {v * sigmoid, sigmoid * (one + v * (one - sigmoid))};
+    const V gate = sigmoid(v);
+    return {v * gate, gate * (one + v * (one - gate))};
   } else if constexpr (A == Activation::hardswish) {
     const V slope = v * V::broadcast(1.0 / 3) + V::broadcast(0.5);
     const V inner = select_le(three, v, one, slope);
     return {v * clamp_0_6(v + three) * sixth, select_le(v, zero - three, zero, inner)};
   } else if constexpr (A == Activation::sigmoid) {
-    const V sigmoid = one / (one + exp(zero - v));
-    return {sigmoid, sigmoid * (one - sigmoid)};
+    const V gate = sigmoid(v);
+    return {gate, gate * (one - gate)};
   } else {
     static_assert(A == Activation::hardsigmoid);
     const V inner = select_le(three, v, zero, sixth);

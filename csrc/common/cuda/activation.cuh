@@ -15,6 +15,10 @@ EK_DEVICE Scalar operator*(Scalar a, Scalar b) { return {a.value * b.value}; }
 // Good to 2 ulp; the quotients here are all 1 / (1 + exp(x)).
 EK_DEVICE Scalar operator/(Scalar a, Scalar b) { return {__fdividef(a.value, b.value)}; }
 EK_DEVICE Scalar exp(Scalar a) { return {__expf(a.value)}; }
+EK_DEVICE Scalar sigmoid(Scalar a) {
+  const Scalar one = Scalar::broadcast(1), zero = Scalar::broadcast(0);
+  return one / (one + exp(zero - a));
+}
 EK_DEVICE Scalar select_le(Scalar a, Scalar b, Scalar x, Scalar y) { return a.value <= b.value ? x : y; }
 
 #define EK_INLINE EK_DEVICE
