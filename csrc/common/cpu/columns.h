@@ -1,4 +1,4 @@
-// How a kernel walks an activation tensor. A column is a run of vectors that share their channels: in channels_last
+// How a kernel walks an activation tensor: in panels or in columns. A column is a run of vectors that share their channels: in channels_last
 // neighbouring channels, one vector per pixel; in NCHW one channel, the vectors along the plane.
 // Included per instruction set by foreach_capability.h.
 
@@ -27,6 +27,50 @@ struct Column {
       for (int64_t i = 0; i < count; ++i) f(offset + i * step, AllLanes{});
       if (lanes > 0) f(offset + count * step, lanes);
     }
+  }
+};
+
+// What one work item of a streaming pass walks: a slice of the channels of a part. channels_last is walked as it lies
+// in memory, pixel after pixel along all channels of the slice (a stride would be lost on the processor's prefetching);
+// NCHW along one plane.
+template <class A, Layout L>
+struct Panel {
+  static constexpr int size = Vec<A>::size;
+  static constexpr int max_vectors = L == Layout::nhwc ? int(Extent::kSliceChannels / size) : 1;
+
+  int64_t image, part;
+  int64_t channel;   // first
+  int64_t channels;  // of the slice; one in NCHW
+  int64_t offset;    // element of the first vector
+  int64_t step;      // elements from a vector to the next of the same channels
+  int64_t count;     // pixels (channels_last), or vectors of `size` lanes (NCHW)
+  int tail;          // lanes of one more vector at the end: of every pixel (channels_last), or of the plane (NCHW)
+
+  int vectors() const { return int((channels + size - 1) / size); }
+  int64_t channel_of(int vector) const { return channel + vector * size; }
+  int64_t elements_per_channel(int64_t first, int64_t last) const {
+    if constexpr (L == Layout::nhwc) return last - first;
+    return (last - first) * size + (last == count ? tail : 0);
+  }
+
+  // f(vector of channels, element, lanes) from pixel or vector `first` to `last`.
+  template <class F>
+  EK_INLINE void for_each_vector(int64_t first, int64_t last, F f) const {
+    if constexpr (L == Layout::nchw) {
+      for (int64_t i = first; i < last; ++i) f(0, offset + i * size, AllLanes{});
+      if (tail > 0 && last == count) f(0, offset + count * size, tail);
+    } else {
+      const int whole = int(channels / size);
+      for (int64_t i = first; i < last; ++i) {
+        const int64_t start = offset + i * step;
+        for (int v = 0; v < whole; ++v) f(v, start + v * size, AllLanes{});
+        if (tail > 0) f(whole, start + whole * size, tail);
+      }
+    }
+  }
+  template <class F>
+  EK_INLINE void for_each_vector(F f) const {
+    for_each_vector(0, count, f);
   }
 };
 
@@ -88,13 +132,14 @@ EK_INLINE ColumnAffine<A> column_affine(const Affine& affine, int64_t channel) {
 template <class A>
 struct ColumnGradient {
   ColumnAffine<A> affine;
-  Vec<A> factor, offset, mean_dv, mean_dv_x;
+  Vec<A> factor, offset;
+  Vec<A> scaled_mean_dv, scaled_mean_dv_x;  // scale · mean_dv and scale · mean_dv_x · rstd
 
   template <Activation Act>
   EK_INLINE Vec<A> through(Vec<A> grad, Vec<A> x) const {
     const Vec<A> slope = activate_with_derivative<Act>(affine.transformed(x)).derivative;
     const Vec<A> dv = (grad * factor + offset) * slope;
-    return affine.scale * (dv - mean_dv - affine.normalized(x) * mean_dv_x);
+    return dv * affine.scale - scaled_mean_dv - (x - affine.mean) * scaled_mean_dv_x;
   }
 };
 template <Layout L, class A>
@@ -102,31 +147,31 @@ EK_INLINE ColumnGradient<A> column_gradient(const Affine& affine, const Gradient
                                             int64_t channel) {
   const A* const factor = static_cast<const A*>(gradient.factor);
   const A* const offset = static_cast<const A*>(gradient.offset);
-  return {column_affine<L, A>(affine, channel),
-          channel_values_or<L>(factor ? factor + image_row : nullptr, channel, A(1)),
-          channel_values_or<L>(offset ? offset + image_row : nullptr, channel, A(0)),
-          channel_values<L>(static_cast<const A*>(gradient.mean_dv), channel),
-          channel_values<L>(static_cast<const A*>(gradient.mean_dv_x), channel)};
+  const ColumnAffine<A> values = column_affine<L, A>(affine, channel);
+  const Vec<A> mean_dv = channel_values<L>(static_cast<const A*>(gradient.mean_dv), channel);
+  const Vec<A> mean_dv_x = channel_values<L>(static_cast<const A*>(gradient.mean_dv_x), channel);
+  return {values, channel_values_or<L>(factor ? factor + image_row : nullptr, channel, A(1)),
+          channel_values_or<L>(offset ? offset + image_row : nullptr, channel, A(0)), values.scale * mean_dv,
+          values.scale * values.rstd * mean_dv_x};
 }
 
-// f(column) for the work items [begin, end), each a slice of channels of a part.
+// f(panel) for the work items [begin, end).
 template <class A, Layout L, class F>
-EK_INLINE void for_each_column(const Extent& extent, int64_t begin, int64_t end, F f) {
+EK_INLINE void for_each_panel(const Extent& extent, int64_t begin, int64_t end, F f) {
   constexpr int size = Vec<A>::size;
   const int64_t slices = extent.slices(), chunks = extent.chunks();
   for (int64_t item = begin; item < end; ++item) {
     const int64_t part = item / slices, slice = item % slices;
     if constexpr (L == Layout::nchw) {
-      f(Column<A, L>{part, part, slice, item * extent.pixels, size, extent.pixels / size, int(extent.pixels % size)});
+      const int64_t pixels = extent.pixels;
+      f(Panel<A, L>{part, part, slice, 1, item * pixels, size, pixels / size, int(pixels % size)});
     } else {
       const int64_t image = part / chunks;
       const int64_t first_pixel = image * extent.pixels + part % chunks * Extent::kChunkPixels;
-      const int64_t first = slice * Extent::kSliceChannels;
-      const int64_t last = std::min(first + Extent::kSliceChannels, extent.channels);
-      for (int64_t channel = first; channel < last; channel += size) {
-        f(Column<A, L>{image, part, channel, first_pixel * extent.channels + channel, extent.channels,
-                       extent.part_pixels(part), int(std::min<int64_t>(size, last - channel))});
-      }
+      const int64_t channel = slice * Extent::kSliceChannels;
+      const int64_t channels = std::min(Extent::kSliceChannels, extent.channels - channel);
+      f(Panel<A, L>{image, part, channel, channels, first_pixel * extent.channels + channel, extent.channels,
+                    extent.part_pixels(part), int(channels % size)});
     }
   }
 }

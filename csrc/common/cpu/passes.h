@@ -25,8 +25,7 @@ struct Extent {
   Layout layout;
   int64_t images, channels, pixels;
 
-  static constexpr int64_t kChunkPixels = 256;  // channels_last: 256 pixels × 64 channels stay in L2
-  static constexpr int64_t kSliceChannels = 64;
+  static constexpr int64_t kChunkPixels = 256, kSliceChannels = 256;  // channels_last
 
   int64_t row() const { return padded_channels(channels); }
   int64_t chunks() const { return layout == Layout::nchw ? 1 : (pixels + kChunkPixels - 1) / kChunkPixels; }

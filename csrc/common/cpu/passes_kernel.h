@@ -1,103 +1,172 @@
 // The streaming passes of passes.h, over work items [begin, end). Included per instruction set by foreach_capability.h.
 
+// Sums per channel vector of a panel, each added to its place when it is complete.
+template <class A, Layout L>
+struct PanelSums {
+  Vec<A> sums[Panel<A, L>::max_vectors];
+
+  EK_INLINE void clear(int count) {
+    for (int v = 0; v < count; ++v) sums[v] = Vec<A>::zero();
+  }
+  EK_INLINE Vec<A>& operator[](int v) { return sums[v]; }
+  EK_INLINE void store(void* rows, int64_t row, const Panel<A, L>& panel) {
+    if (rows == nullptr) return;
+    A* const target = static_cast<A*>(rows) + panel.part * row;
+    for (int v = 0; v < panel.vectors(); ++v) store_sum<L>(target, panel.channel_of(v), sums[v]);
+  }
+};
+
+// Constants per channel vector of a panel, side by side.
+template <class Values, class A, Layout L>
+struct PanelValues {
+  Values values[Panel<A, L>::max_vectors];
+
+  template <class F>
+  EK_INLINE void set(const Panel<A, L>& panel, F value_of) {
+    for (int v = 0; v < panel.vectors(); ++v) values[v] = value_of(panel.channel_of(v));
+  }
+  EK_INLINE const Values& operator[](int v) const { return values[v]; }
+};
+
+// Means and M2 in tiles that stay in L1, so that each is centred on its own mean: no E[x²] − E[x]².
 template <class T, Layout L>
-void statistics_columns(const StatisticsParams& p, int64_t begin, int64_t end) {
+void statistics_panels(const StatisticsParams& p, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
-  const int64_t row = p.extent.row();
-  for_each_column<A, L>(p.extent, begin, end, [&](const Column<A, L>& column) {
-    auto moments = RunningMoments<A>::none();
-    accumulate_moments<T, L>(moments, static_cast<const T*>(p.x), column);
-    const int64_t at = column.part * row;
-    store_channels<L>(static_cast<A*>(p.mean) + at, column.channel, moments.mean);
-    store_channels<L>(static_cast<A*>(p.m2) + at, column.channel, moments.m2);
+  using V = Vec<A>;
+  constexpr int64_t kTile = L == Layout::nhwc ? 32 : 64;
+  const T* const x = static_cast<const T*>(p.x);
+  for_each_panel<A, L>(p.extent, begin, end, [&](const Panel<A, L>& panel) {
+    const int vectors = panel.vectors();
+    RunningMoments<A> moments[Panel<A, L>::max_vectors];
+    for (int v = 0; v < vectors; ++v) moments[v] = RunningMoments<A>::none();
+    PanelSums<A, L> means, deviations, m2s;
+    int64_t first = 0;
+    do {
+      const int64_t last = std::min(first + kTile, panel.count);
+      const int64_t elements = panel.elements_per_channel(first, last);
+      const V per_element = V::broadcast(A(1) / A(elements));
+      means.clear(vectors);
+      panel.for_each_vector(first, last, [&](int v, int64_t i, auto lanes) { means[v] += load(x + i, lanes); });
+      for (int v = 0; v < vectors; ++v) means[v] = channel_sum<L>(means[v]) * per_element;
+      // The mean's own rounding error, left in the sum of deviations, corrects both it and M2.
+      deviations.clear(vectors);
+      m2s.clear(vectors);
+      panel.for_each_vector(first, last, [&](int v, int64_t i, auto lanes) {
+        const V deviation = fill_lanes(load(x + i, lanes), means[v], lanes) - means[v];
+        deviations[v] += deviation;
+        m2s[v] += deviation * deviation;
+      });
+      for (int v = 0; v < vectors; ++v) {
+        const V left = channel_sum<L>(deviations[v]), correction = left * per_element;
+        moments[v].merge(means[v] + correction, channel_sum<L>(m2s[v]) - left * correction, elements);
+      }
+      first = last;
+    } while (first < panel.count);
+    const int64_t at = panel.part * p.extent.row();
+    for (int v = 0; v < vectors; ++v) {
+      store_channels<L>(static_cast<A*>(p.mean) + at, panel.channel_of(v), moments[v].mean);
+      store_channels<L>(static_cast<A*>(p.m2) + at, panel.channel_of(v), moments[v].m2);
+    }
   });
 }
 
 template <class T, Layout L, Activation Act>
-void normalize_columns(const NormalizeParams& p, int64_t begin, int64_t end) {
+void normalize_panels(const NormalizeParams& p, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
+  struct Values {
+    ColumnAffine<A> affine;
+    Vec<A> factor;
+  };
   const T* const x = static_cast<const T*>(p.x);
   const T* const residual = static_cast<const T*>(p.residual);
   const A* const factors = static_cast<const A*>(p.factor);
   T* const out = static_cast<T*>(p.out);
-  for_each_column<A, L>(p.extent, begin, end, [&](const Column<A, L>& column) {
-    const auto affine = column_affine<L, A>(p.affine, column.channel);
-    const A* const row = factors ? factors + column.image * p.extent.row() : nullptr;
-    const Vec<A> factor = channel_values_or<L>(row, column.channel, A(1));
+  PanelValues<Values, A, L> values;
+  for_each_panel<A, L>(p.extent, begin, end, [&](const Panel<A, L>& panel) {
+    const A* const row = factors ? factors + panel.image * p.extent.row() : nullptr;
+    values.set(panel, [&](int64_t channel) {
+      return Values{column_affine<L, A>(p.affine, channel), channel_values_or<L>(row, channel, A(1))};
+    });
+    const auto normalized = [&](int v, int64_t i, auto lanes) {
+      return activate<Act>(values[v].affine.transformed(load(x + i, lanes))) * values[v].factor;
+    };
     if (residual) {
-      column.for_each_vector([&](int64_t i, auto lanes) {
-        const Vec<A> z = activate<Act>(affine.transformed(load(x + i, lanes)));
-        store(out + i, z * factor + load(residual + i, lanes), lanes);
+      panel.for_each_vector([&](int v, int64_t i, auto lanes) {
+        store(out + i, normalized(v, i, lanes) + load(residual + i, lanes), lanes);
       });
     } else {
-      column.for_each_vector([&](int64_t i, auto lanes) {
-        store(out + i, activate<Act>(affine.transformed(load(x + i, lanes))) * factor, lanes);
-      });
+      panel.for_each_vector([&](int v, int64_t i, auto lanes) { store(out + i, normalized(v, i, lanes), lanes); });
     }
   });
 }
 
 template <class T, Layout L, Activation Act>
-void forward_sums_columns(const ForwardSumsParams& p, int64_t begin, int64_t end) {
+void forward_sums_panels(const ForwardSumsParams& p, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
   const T* const x = static_cast<const T*>(p.x);
-  for_each_column<A, L>(p.extent, begin, end, [&](const Column<A, L>& column) {
-    const auto affine = column_affine<L, A>(p.affine, column.channel);
-    const int64_t row = column.part * p.extent.row();
-    Vec<A> z_sum = Vec<A>::zero(), slope_sum = z_sum, slope_x_sum = z_sum;
+  PanelValues<ColumnAffine<A>, A, L> affines;
+  PanelSums<A, L> z_sums, slope_sums, slope_x_sums;
+  for_each_panel<A, L>(p.extent, begin, end, [&](const Panel<A, L>& panel) {
+    affines.set(panel, [&](int64_t channel) { return column_affine<L, A>(p.affine, channel); });
+    for (PanelSums<A, L>* sums : {&z_sums, &slope_sums, &slope_x_sums}) sums->clear(panel.vectors());
     // Lanes beyond the end hold zeros of x, not of act(v): they are masked out of every sum.
     if (p.slope_sum) {
-      column.for_each_vector([&](int64_t i, auto lanes) {
+      panel.for_each_vector([&](int v, int64_t i, auto lanes) {
         const Vec<A> value = load(x + i, lanes);
-        const auto z = activate_with_derivative<Act>(affine.transformed(value));
-        z_sum += fill_lanes(z.value, Vec<A>::zero(), lanes);
-        slope_sum += fill_lanes(z.derivative, Vec<A>::zero(), lanes);
-        slope_x_sum += fill_lanes(z.derivative * affine.normalized(value), Vec<A>::zero(), lanes);
+        const auto z = activate_with_derivative<Act>(affines[v].transformed(value));
+        z_sums[v] += fill_lanes(z.value, Vec<A>::zero(), lanes);
+        slope_sums[v] += fill_lanes(z.derivative, Vec<A>::zero(), lanes);
+        slope_x_sums[v] += fill_lanes(z.derivative * affines[v].normalized(value), Vec<A>::zero(), lanes);
       });
-      store_sum<L>(static_cast<A*>(p.slope_sum) + row, column.channel, slope_sum);
-      store_sum<L>(static_cast<A*>(p.slope_x_sum) + row, column.channel, slope_x_sum);
     } else {
-      column.for_each_vector([&](int64_t i, auto lanes) {
-        z_sum += fill_lanes(activate<Act>(affine.transformed(load(x + i, lanes))), Vec<A>::zero(), lanes);
+      panel.for_each_vector([&](int v, int64_t i, auto lanes) {
+        z_sums[v] += fill_lanes(activate<Act>(affines[v].transformed(load(x + i, lanes))), Vec<A>::zero(), lanes);
       });
     }
-    store_sum<L>(static_cast<A*>(p.z_sum) + row, column.channel, z_sum);
+    z_sums.store(p.z_sum, p.extent.row(), panel);
+    slope_sums.store(p.slope_sum, p.extent.row(), panel);
+    slope_x_sums.store(p.slope_x_sum, p.extent.row(), panel);
   });
 }
 
 template <class T, Layout L, Activation Act>
-void backward_sums_columns(const BackwardSumsParams& p, int64_t begin, int64_t end) {
+void backward_sums_panels(const BackwardSumsParams& p, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
   const T* const grad = static_cast<const T*>(p.grad);
   const T* const x = static_cast<const T*>(p.x);
-  for_each_column<A, L>(p.extent, begin, end, [&](const Column<A, L>& column) {
-    const auto affine = column_affine<L, A>(p.affine, column.channel);
-    const int64_t row = column.part * p.extent.row();
-    Vec<A> gz_sum = Vec<A>::zero(), slope_sum = gz_sum, slope_x_sum = gz_sum;
+  PanelValues<ColumnAffine<A>, A, L> affines;
+  PanelSums<A, L> gz_sums, slope_sums, slope_x_sums;
+  for_each_panel<A, L>(p.extent, begin, end, [&](const Panel<A, L>& panel) {
+    affines.set(panel, [&](int64_t channel) { return column_affine<L, A>(p.affine, channel); });
+    for (PanelSums<A, L>* sums : {&gz_sums, &slope_sums, &slope_x_sums}) sums->clear(panel.vectors());
     // Lanes beyond the end hold zeros of grad, which every term has as a factor.
-    column.for_each_vector([&](int64_t i, auto lanes) {
+    panel.for_each_vector([&](int v, int64_t i, auto lanes) {
       const Vec<A> value = load(x + i, lanes), g = load(grad + i, lanes);
-      const auto z = activate_with_derivative<Act>(affine.transformed(value));
-      gz_sum += g * z.value;
-      slope_sum += g * z.derivative;
-      slope_x_sum += g * z.derivative * affine.normalized(value);
+      const auto z = activate_with_derivative<Act>(affines[v].transformed(value));
+      const Vec<A> slope = g * z.derivative;
+      gz_sums[v] += g * z.value;
+      slope_sums[v] += slope;
+      slope_x_sums[v] += slope * affines[v].normalized(value);
     });
-    if (p.gz_sum) store_sum<L>(static_cast<A*>(p.gz_sum) + row, column.channel, gz_sum);
-    store_sum<L>(static_cast<A*>(p.slope_sum) + row, column.channel, slope_sum);
-    store_sum<L>(static_cast<A*>(p.slope_x_sum) + row, column.channel, slope_x_sum);
+    gz_sums.store(p.gz_sum, p.extent.row(), panel);
+    slope_sums.store(p.slope_sum, p.extent.row(), panel);
+    slope_x_sums.store(p.slope_x_sum, p.extent.row(), panel);
   });
 }
 
 template <class T, Layout L, Activation Act>
-void input_gradient_columns(const InputGradientParams& p, int64_t begin, int64_t end) {
+void input_gradient_panels(const InputGradientParams& p, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
   const T* const grad = static_cast<const T*>(p.grad);
   const T* const x = static_cast<const T*>(p.x);
   T* const dx = static_cast<T*>(p.dx);
-  for_each_column<A, L>(p.extent, begin, end, [&](const Column<A, L>& column) {
-    const auto gradient = column_gradient<L, A>(p.affine, p.gradient, column.image * p.extent.row(), column.channel);
-    column.for_each_vector([&](int64_t i, auto lanes) {
-      store(dx + i, gradient.template through<Act>(load(grad + i, lanes), load(x + i, lanes)), lanes);
+  PanelValues<ColumnGradient<A>, A, L> gradients;
+  for_each_panel<A, L>(p.extent, begin, end, [&](const Panel<A, L>& panel) {
+    gradients.set(panel, [&](int64_t channel) {
+      return column_gradient<L, A>(p.affine, p.gradient, panel.image * p.extent.row(), channel);
+    });
+    panel.for_each_vector([&](int v, int64_t i, auto lanes) {
+      store(dx + i, gradients[v].template through<Act>(load(grad + i, lanes), load(x + i, lanes)), lanes);
     });
   });
 }
@@ -107,7 +176,7 @@ void input_gradient_columns(const InputGradientParams& p, int64_t begin, int64_t
 inline void statistics(const StatisticsParams& p, int64_t begin, int64_t end) {
   dispatch_dtype(p.extent.dtype, [&](auto dtype) {
     dispatch_layout(p.extent.layout,
-                    [&](auto layout) { statistics_columns<typename decltype(dtype)::type, layout()>(p, begin, end); });
+                    [&](auto layout) { statistics_panels<typename decltype(dtype)::type, layout()>(p, begin, end); });
   });
 }
 
@@ -122,24 +191,24 @@ void dispatch_pass(const Params& p, F f) {
 
 inline void normalize(const NormalizeParams& p, int64_t begin, int64_t end) {
   dispatch_pass(p, [&](auto dtype, auto layout, auto activation) {
-    normalize_columns<typename decltype(dtype)::type, layout(), activation()>(p, begin, end);
+    normalize_panels<typename decltype(dtype)::type, layout(), activation()>(p, begin, end);
   });
 }
 
 inline void forward_sums(const ForwardSumsParams& p, int64_t begin, int64_t end) {
   dispatch_pass(p, [&](auto dtype, auto layout, auto activation) {
-    forward_sums_columns<typename decltype(dtype)::type, layout(), activation()>(p, begin, end);
+    forward_sums_panels<typename decltype(dtype)::type, layout(), activation()>(p, begin, end);
   });
 }
 
 inline void backward_sums(const BackwardSumsParams& p, int64_t begin, int64_t end) {
   dispatch_pass(p, [&](auto dtype, auto layout, auto activation) {
-    backward_sums_columns<typename decltype(dtype)::type, layout(), activation()>(p, begin, end);
+    backward_sums_panels<typename decltype(dtype)::type, layout(), activation()>(p, begin, end);
   });
 }
 
 inline void input_gradient(const InputGradientParams& p, int64_t begin, int64_t end) {
   dispatch_pass(p, [&](auto dtype, auto layout, auto activation) {
-    input_gradient_columns<typename decltype(dtype)::type, layout(), activation()>(p, begin, end);
+    input_gradient_panels<typename decltype(dtype)::type, layout(), activation()>(p, begin, end);
   });
 }
