@@ -2,6 +2,7 @@
 // normalize. Backward: one pass over (grad, x) for dβ and dγ, one for dx.
 #include <torch/csrc/stable/library.h>
 
+#include "common/cpu/allocate.h"
 #include "common/cpu/channels.h"
 
 namespace effnet_kernels::cpu {
@@ -41,7 +42,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& gamma,
     write_rows(statistics.var.data(), 1, computed, batch_var);
     const auto bn = batch_norm_values<A>(gamma, beta, std::move(statistics), extent.channels, eps);
     const Buffer<A> factors = keep_factors<A>(keep, extent);
-    Tensor out = torch::stable::empty_like(x);
+    Tensor out = allocate_like(x);
     normalize({extent, Activation(activation), x.const_data_ptr(), bn.affine(), data_or_null(factors),
                residual ? residual->const_data_ptr() : nullptr, out.mutable_data_ptr()});
     return {out, batch_mean, batch_var};
@@ -62,7 +63,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& x,
     const auto sums = image_backward_sums<A>(extent, act, grad, x, bn.affine(), false);
     const auto gradient = batch_norm_gradient<A>(extent, sums.slope.data(), sums.slope_x.data(), data_or_null(factors),
                                                  nullptr, nullptr, nullptr, training);
-    Tensor dx = torch::stable::empty_like(x);
+    Tensor dx = allocate_like(x);
     input_gradient({extent,
                     act,
                     grad.const_data_ptr(),

@@ -19,7 +19,7 @@ BatchNormValues<A> expand(const MBConvBlock& block, MBConvBlockForward& result) 
   const BatchNormTensors& bn1 = *block.core.bn1;
   const PointwiseWeight<A> w(*block.w_expand);
   const int64_t channels = w.out_channels;
-  result.u = empty_activations(x, {x.size(0), channels, x.size(2), x.size(3)}, Layout::nhwc);
+  result.u = allocate_activations(x, {x.size(0), channels, x.size(2), x.size(3)}, Layout::nhwc);
   const RowChunks chunks = chunks_of(extent_of(result.u), w.in_channels);
   const bool batch = !bn1.mean;
   const int64_t row = padded_channels(channels);
@@ -51,7 +51,7 @@ MBConvBlockForward forward(const MBConvBlock& block) {
   // F4, and the projection.
   const PointwiseWeight<A> w(block.w_project);
   const DepthwiseShape& s = g.shape;
-  result.out = empty_activations(core.u, {s.images, w.out_channels, s.out_height, s.out_width}, Layout::nhwc);
+  result.out = allocate_activations(core.u, {s.images, w.out_channels, s.out_height, s.out_width}, Layout::nhwc);
   const Buffer<A> weight = w.packed_transposed();
   project_forward({g.out.dtype, chunks_of(g.out, w.out_channels), core.activation, s.channels, w.out_channels,
                    result.middle.y.const_data_ptr(), bn2.affine(), se ? se->scale.data() : nullptr, weight.data(),
@@ -90,7 +90,7 @@ void expand_backward_from(const MBConvBlock& block, const Geometry& g, const Bat
   const RowChunks chunks = chunks_of(g.in, k);
   const Buffer<A> weight = w.packed();
   Buffer<A> dweight(chunks.groups() * size);
-  result.dx = torch::stable::empty_like(block.x);
+  result.dx = allocate_like(block.x);
   expand_backward({g.in.dtype, chunks, k, c, result.middle.du.const_data_ptr(), block.core.u.const_data_ptr(),
                    block.x.const_data_ptr(), bn1.affine(), dbn1.mean_dv.data(), dbn1.mean_dv_x.data(), weight.data(),
                    result.dx.mutable_data_ptr(), dweight.data()});
@@ -112,7 +112,7 @@ MBConvBlockBackward backward(const MBConvBlock& block, const Tensor& grad, const
   MBConvBlockBackward result{nothing, nothing, nothing, empty_backward(core.u)};
   const auto bn1 = core.bn1 ? saved_batch_norm<A>(*core.bn1, g.in.channels) : identity_batch_norm<A>(g.in.channels);
   Middle<A> middle = saved_middle<A>(core, g, saved);
-  const Tensor projected_gradient = torch::stable::empty_like(y);
+  const Tensor projected_gradient = allocate_like(y);
   const auto sums = project_backward_sums(block, g, middle, grad, y, projected_gradient, result);
   const auto dbn1 =
       backward_middle(core, g, bn1, middle, sums, projected_gradient, y, saved, training1, training2, result.middle);

@@ -2,6 +2,7 @@
 // of docs/design.md's table.
 #pragma once
 
+#include "common/cpu/allocate.h"
 #include "depthwise_conv_bn_act/cpu.h"
 #include "mbconv_core/passes.h"
 #include "squeeze_excite/cpu.h"
@@ -22,7 +23,7 @@ struct Geometry {
   }
 
   Tensor empty_output(const Tensor& u) const {
-    return empty_activations(u, {shape.images, shape.channels, shape.out_height, shape.out_width}, out.layout);
+    return allocate_activations(u, {shape.images, shape.channels, shape.out_height, shape.out_width}, out.layout);
   }
 };
 
@@ -197,7 +198,7 @@ PrologueGradient<A> backward_middle(const MBConvCore& core, const Geometry& g, c
   p.y = y.const_data_ptr();
   p.affine2 = middle.bn2.affine();
   p.gradient = {factor, offset, dbn2.mean_dv.data(), dbn2.mean_dv_x.data()};
-  result.du = torch::stable::empty_like(core.u);
+  result.du = allocate_like(core.u);
   p.dx = result.du.mutable_data_ptr();
   p.dweight = dweight.data();
   p.dbeta1 = dbeta1.data();

@@ -1,6 +1,7 @@
 // pointwise_conv on CPU: a 1×1 convolution of channels_last activations, registered.
 #include <torch/csrc/stable/library.h>
 
+#include "common/cpu/allocate.h"
 #include "pointwise_conv/cpu.h"
 #include "pointwise_conv/weight.h"
 
@@ -19,7 +20,7 @@ void check(const Tensor& x, const Tensor& w) {
 
 Tensor forward(const Tensor& x, const Tensor& w) {
   check(x, w);
-  Tensor out = empty_activations(x, {x.size(0), w.size(0), x.size(2), x.size(3)}, Layout::nhwc);
+  Tensor out = allocate_activations(x, {x.size(0), w.size(0), x.size(2), x.size(3)}, Layout::nhwc);
   dispatch_accumulator(dtype_of(x), [&](auto a) {
     using A = typename decltype(a)::type;
     const Buffer<A> weight = PointwiseWeight<A>(w).packed_transposed();
@@ -37,7 +38,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& x, const T
                       grad.size(2) == x.size(2) && grad.size(3) == x.size(3),
                   "grad: expected the output's shape, dtype and layout");
   const int64_t k = x.size(1), n = w.size(0);
-  Tensor dx = needs_dx ? torch::stable::empty_like(x) : empty_vector(x, {0});
+  Tensor dx = needs_dx ? allocate_like(x) : empty_vector(x, {0});
   Tensor dw = empty_vector(x, {0});
   dispatch_accumulator(dtype_of(x), [&](auto a) {
     using A = typename decltype(a)::type;

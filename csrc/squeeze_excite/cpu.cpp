@@ -4,6 +4,8 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include "common/cpu/allocate.h"
+
 namespace effnet_kernels::cpu {
 namespace {
 
@@ -18,7 +20,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor
     Buffer<A> sums(extent.parts() * extent.row());
     forward_sums({extent, Activation::identity, x.const_data_ptr(), none.affine(), sums.data(), nullptr, nullptr});
     se.run(sums, extent.chunks(), extent.pixels);
-    Tensor out = torch::stable::empty_like(x);
+    Tensor out = allocate_like(x);
     normalize({extent, Activation::identity, x.const_data_ptr(), none.affine(), se.scale.data(), nullptr,
                out.mutable_data_ptr()});
     return {out, vector_tensor(se.pooled.data(), x, extent.images, extent.channels),
@@ -42,7 +44,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, 
     auto gradient = ExciteGradient<A>::from(se, sums.gz);
     for (int64_t i = 0; i < gradient.dpooled.size(); ++i) gradient.dpooled[i] /= A(extent.pixels);
     const Buffer<A> zero(extent.row());
-    Tensor dx = torch::stable::empty_like(x);
+    Tensor dx = allocate_like(x);
     input_gradient({extent,
                     Activation::identity,
                     grad.const_data_ptr(),
