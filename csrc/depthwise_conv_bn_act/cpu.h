@@ -6,12 +6,12 @@
 
 namespace effnet_kernels::cpu {
 
-// How the work is cut: image groups × strips of rows × blocks of channels. It depends on the shape alone. The forward
-// sums have one part per image and strip, the backward ones per group and strip.
+// How the work is cut: image groups × strips of rows × blocks of channels (one channel in NCHW). It depends on the shape
+// alone. The forward sums have one part per image and strip, the backward ones per group and strip.
 struct DepthwiseUnits {
-  int64_t images_per_group, groups, rows_per_strip, strips, blocks;
+  int64_t images_per_group, groups, rows_per_strip, strips, blocks, block_channels;
 
-  static constexpr int64_t kBlockChannels = 32;
+  static constexpr int64_t kMaxBlockChannels = 256;
 
   int64_t group_parts() const { return groups * strips; }
   int64_t count() const { return group_parts() * blocks; }

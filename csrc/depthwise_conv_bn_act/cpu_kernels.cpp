@@ -8,20 +8,36 @@
 namespace effnet_kernels::cpu {
 namespace {
 
-// Images are grouped and rows split into strips until there are about this many units: enough to share among threads,
-// few enough that what a unit prepares, and the partial weight gradients, cost nothing.
-constexpr int64_t kUnits = 256;
+int64_t divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Images are grouped and rows split into strips until there are about `target` units: enough to share among threads, few
+// enough that what a unit prepares, and the partial weight gradients, cost nothing.
+DepthwiseUnits units(const DepthwiseShape& s, int64_t rows, int64_t blocks, int64_t block_channels, int64_t target) {
+  constexpr int64_t kRows = 8;  // a strip of fewer would mostly recompute its neighbours' rows
+  if (s.images == 0) return {1, 0, rows, 1, blocks, block_channels};
+  const int64_t images_per_group = divide(s.images, std::min(s.images, divide(target, blocks)));
+  const int64_t groups = divide(s.images, images_per_group);
+  const int64_t strips = std::clamp<int64_t>(rows / kRows, 1, divide(target, groups * blocks));
+  const int64_t rows_per_strip = divide(rows, strips);
+  return {images_per_group, groups, rows_per_strip, divide(rows, rows_per_strip), blocks, block_channels};
+}
+
+// channels_last: blocks as wide as the ring of K rows stays in the second-level cache, since neighbouring channels are
+// neighbours in memory, and narrower where there are few images.
+int64_t block_channels_of(const DepthwiseShape& s) {
+  constexpr int64_t kRingElements = 65536, kFewUnits = 16;
+  const int64_t row_elements = s.kernel_size * (s.width + s.kernel_size);
+  const int64_t in_cache = std::clamp<int64_t>(kRingElements / row_elements, 32, DepthwiseUnits::kMaxBlockChannels);
+  const int64_t for_threads = divide(kFewUnits, std::max<int64_t>(1, s.images));
+  const int64_t blocks =
+      std::min(std::max(divide(s.channels, in_cache), for_threads), std::max<int64_t>(1, s.channels / 32));
+  return padded_channels(divide(s.channels, blocks));
+}
 
 DepthwiseUnits units(const DepthwiseShape& s, Layout layout, int64_t rows) {
-  constexpr int64_t kRows = 8;  // a strip of fewer would mostly recompute its neighbours' rows
-  const auto divide = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
-  const int64_t blocks = layout == Layout::nchw ? s.channels : divide(s.channels, DepthwiseUnits::kBlockChannels);
-  if (s.images == 0) return {1, 0, rows, 1, blocks};
-  const int64_t images_per_group = divide(s.images, std::min(s.images, divide(kUnits, blocks)));
-  const int64_t groups = divide(s.images, images_per_group);
-  const int64_t strips = std::clamp<int64_t>(rows / kRows, 1, divide(kUnits, groups * blocks));
-  const int64_t rows_per_strip = divide(rows, strips);
-  return {images_per_group, groups, rows_per_strip, divide(rows, rows_per_strip), blocks};
+  if (layout == Layout::nchw) return units(s, rows, s.channels, 1, 256);
+  const int64_t block_channels = block_channels_of(s);
+  return units(s, rows, divide(s.channels, block_channels), block_channels, 32);
 }
 
 }  // namespace
