@@ -1,41 +1,26 @@
-// Activation tensors on CPU. A fresh one over the allocator's threshold is memory that the kernel maps and clears page by
-// page at the first write, which at 4 KiB a page takes longer than computing it: so huge pages are asked for.
+// Activation tensors on CPU, in memory that is kept from one call to the next.
+//
+// Memory fresh from the kernel is mapped and cleared page by page at its first write, which takes longer than most passes
+// take to compute what is written; and the allocator gives every large tensor back to the kernel when it is freed. So
+// large activations live in blocks of their own, which wait here for the next tensor that fits. What is held is at most a
+// quarter more than was once needed at the same time.
 #pragma once
-
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
-#include <cstdint>
 
 #include "common/tensor.h"
 
 namespace effnet_kernels::cpu {
 
-// A hint for the whole huge pages inside [data, data + bytes); that it is refused changes nothing but the time.
-inline void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kHugePage = uintptr_t(1) << 21;
-  const uintptr_t address = reinterpret_cast<uintptr_t>(data);
-  const uintptr_t first = (address + kHugePage - 1) / kHugePage * kHugePage;
-  const uintptr_t last = (address + uintptr_t(bytes)) / kHugePage * kHugePage;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#endif
-}
+// An uninitialised activation tensor.
+Tensor allocate_activations(const Tensor& like, const Sizes& sizes, Layout layout);
 
-inline Tensor with_huge_pages(Tensor t) {
-  const int64_t size =
-      dispatch_dtype(dtype_of(t), [](auto dtype) { return int64_t(sizeof(typename decltype(dtype)::type)); });
-  if (t.numel() > 0) advise_huge_pages(t.mutable_data_ptr(), t.numel() * size);
-  return t;
-}
-
-inline Tensor allocate_activations(const Tensor& like, const Sizes& sizes, Layout layout) {
-  return with_huge_pages(empty_activations(like, sizes, layout));
-}
-
+// The same, of the sizes and the layout of `activations`, which is dense.
 inline Tensor allocate_like(const Tensor& activations) {
-  return with_huge_pages(torch::stable::empty_like(activations));
+  Sizes sizes;
+  for (int d = 0; d < activations.dim(); ++d) sizes.push_back(activations.size(d));
+  return allocate_activations(activations, sizes, layout_of(activations));
 }
+
+// Gives the waiting blocks back.
+void release_cached_memory();
 
 }  // namespace effnet_kernels::cpu

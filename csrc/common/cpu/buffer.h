@@ -7,6 +7,8 @@
 #include <new>
 #include <utility>
 
+#include "common/cpu/block_cache.h"
+
 namespace effnet_kernels::cpu {
 
 template <class A>
@@ -15,19 +17,29 @@ class Buffer {
   explicit Buffer(int64_t size) : size_(size) {
     constexpr int64_t kAlignment = 64;
     const int64_t bytes = (size * int64_t(sizeof(A)) + kAlignment) / kAlignment * kAlignment;
-    data_ = static_cast<A*>(std::aligned_alloc(kAlignment, bytes));
+    cached_ = bytes >= BlockCache::kSmallestBlock;
+    data_ = static_cast<A*>(cached_ ? BlockCache::instance().take(bytes) : std::aligned_alloc(kAlignment, bytes));
     if (data_ == nullptr) throw std::bad_alloc();
     std::memset(data_, 0, bytes);
   }
-  Buffer(Buffer&& other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr; }
+  Buffer(Buffer&& other) noexcept : data_(other.data_), size_(other.size_), cached_(other.cached_) {
+    other.data_ = nullptr;
+  }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
+    std::swap(cached_, other.cached_);
     return *this;
   }
-  ~Buffer() { std::free(data_); }
+  ~Buffer() {
+    if (cached_ && data_ != nullptr) {
+      BlockCache::instance().give_back(data_);
+    } else {
+      std::free(data_);
+    }
+  }
 
   A* data() { return data_; }
   const A* data() const { return data_; }
@@ -38,6 +50,7 @@ class Buffer {
  private:
   A* data_;
   int64_t size_;
+  bool cached_;  // from BlockCache
 };
 
 }  // namespace effnet_kernels::cpu

@@ -1,0 +1,56 @@
+// Tensors over the blocks of block_cache.h.
+#include "common/cpu/allocate.h"
+
+#include <dlfcn.h>
+
+#include "common/cpu/block_cache.h"
+
+namespace effnet_kernels::cpu {
+namespace {
+
+// torch_from_blob of torch 2.11, which is looked up because the library also runs on 2.10.
+using FromBlob = AOTITorchError (*)(void*, int64_t, const int64_t*, const int64_t*, int64_t, int32_t, int32_t, int32_t,
+                                    AtenTensorHandle*, int32_t, const uint8_t*, int64_t, void (*)(void*, void*), void*);
+FromBlob from_blob() {
+  static const auto found = reinterpret_cast<FromBlob>(dlsym(RTLD_DEFAULT, "torch_from_blob"));
+  return found;
+}
+
+Sizes dense_strides(const Sizes& sizes, Layout layout) {
+  Sizes strides(4);
+  int64_t step = 1;
+  const int nchw[] = {3, 2, 1, 0}, nhwc[] = {1, 3, 2, 0};
+  for (const int d : layout == Layout::nchw ? nchw : nhwc) {
+    strides[d] = step;
+    step *= sizes[d];
+  }
+  return strides;
+}
+
+}  // namespace
+
+Tensor allocate_activations(const Tensor& like, const Sizes& sizes, Layout layout) {
+  int64_t bytes =
+      dispatch_dtype(dtype_of(like), [](auto dtype) { return int64_t(sizeof(typename decltype(dtype)::type)); });
+  for (const int64_t size : sizes) bytes *= size;
+  if (bytes < BlockCache::kSmallestBlock || from_blob() == nullptr) return empty_activations(like, sizes, layout);
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  void* const block = BlockCache::instance().take(bytes);
+  AtenTensorHandle handle = nullptr;
+  const Sizes strides = dense_strides(sizes, layout);
+  const AOTITorchError error = from_blob()(
+      block, int64_t(sizes.size()), sizes.data(), strides.data(), 0, to<int32_t>(from(like.scalar_type())),
+      to<int32_t>(from(like.device().type())), like.device().index(), &handle,
+      to<int32_t>(from(torch::headeronly::Layout::Strided)), nullptr, 0,
+      [](void* data, void*) { BlockCache::instance().give_back(data); }, nullptr);
+  if (error != 0) {
+    BlockCache::instance().give_back(block);
+    STD_TORCH_CHECK(false, "torch_from_blob failed for ", bytes, " bytes");
+  }
+  return Tensor(handle);
+}
+
+void release_cached_memory() { BlockCache::instance().release(); }
+
+}  // namespace effnet_kernels::cpu
