@@ -9,6 +9,8 @@ STABLE_TORCH_LIBRARY(effnet_kernels, m) {
   m.def("update_running_stats_(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor mean, Tensor var, "
         "SymInt count, float momentum) -> ()");
 
+  m.def("release_cached_memory() -> int");
+
   m.def("batch_norm_act(Tensor x, Tensor gamma, Tensor beta, Tensor? mean, Tensor? var, Tensor? keep, "
         "Tensor? residual, float eps, int activation) -> (Tensor out, Tensor mean, Tensor var)");
   m.def("batch_norm_act_backward(Tensor grad, Tensor x, Tensor gamma, Tensor beta, Tensor mean, Tensor var, "

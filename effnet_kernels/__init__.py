@@ -3,6 +3,7 @@
 from effnet_kernels import reference
 from effnet_kernels.arguments import BatchNorm, SqueezeExcite
 from effnet_kernels.backend import backend_for, backends, prepare, set_backend
+from effnet_kernels.memory import release_cached_memory
 from effnet_kernels.ops import (
     batch_norm_act,
     depthwise_conv_bn_act,
@@ -31,6 +32,7 @@ __all__ = [
     "plan",
     "pointwise_conv",
     "reference",
+    "release_cached_memory",
     "set_backend",
     "squeeze_excite",
 ]

@@ -30,7 +30,9 @@ HALVES: dict[str, Half] = {}
 """Of every operator, by name; complete when effnet_kernels.ops is imported."""
 
 
-CPU_ONLY = frozenset({"pointwise_conv", "pointwise_conv_backward", "mbconv", "mbconv_backward"})
+CPU_ONLY = frozenset(
+    {"pointwise_conv", "pointwise_conv_backward", "mbconv", "mbconv_backward", "release_cached_memory"}
+)
 """What only the CPU computes in one operator."""
 
 

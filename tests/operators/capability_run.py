@@ -23,7 +23,9 @@ def main() -> None:
                     check_parity(make(shape, layout=layout, dtype=dtype))
     for layout in LAYOUTS:
         for activation in ACTIVATIONS:
-            check_parity(mbconv_core_case(activation=activation, gate="hardsigmoid", layout=layout))
+            # An identity between two BatchNorms in training leaves of the first one's gradients only rounding.
+            bn2 = "frozen" if activation == "identity" else "training"
+            check_parity(mbconv_core_case(activation=activation, gate="hardsigmoid", layout=layout, bn2=bn2))
         for kernel, stride in ((3, 2), (5, 1), (5, 2), (7, 1), (7, 2)):
             case = mbconv_core_case((2, 17, 10, 13), kernel=kernel, stride=stride, padding=(0, 1, 2, 1), layout=layout)
             check_parity(case)

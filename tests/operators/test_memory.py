@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import effnet_kernels as ek
 from operators.axes import LAYOUTS
 from operators.cases import CASES, Case, laid_out, mbconv_core_case
 from operators.parity import Loss, check_parity, weighted_sum
@@ -172,3 +173,41 @@ def test_backward_twice_from_the_same_saved_tensors() -> None:
     first = torch.autograd.grad(loss, wanted, retain_graph=True)
     second = torch.autograd.grad(loss, wanted)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+LARGE = (4, 32, 64, 64)
+
+
+def test_large_activations_reuse_memory() -> None:
+    """A second call's tensors are where the first call's were; what waits is given back when asked for."""
+    ek.release_cached_memory()
+    x = torch.randn(LARGE).contiguous(memory_format=torch.channels_last)
+
+    def address() -> int:
+        return ek.batch_norm_act(x, None, None, None, None).data_ptr()
+
+    assert address() == address()
+    assert ek.release_cached_memory() >= x.nbytes
+    assert ek.release_cached_memory() == 0
+
+
+def test_memory_in_use_is_not_given_away() -> None:
+    ek.release_cached_memory()
+    x = torch.randn(LARGE)
+    first = ek.batch_norm_act(x, None, None, None, None)
+    kept = first.clone()
+    second = ek.batch_norm_act(x * 2 + 1, None, torch.ones(32), None, None)
+    assert first.data_ptr() != second.data_ptr() and torch.equal(first, kept)
+    view = first[1:, 3]
+    del first
+    assert ek.batch_norm_act(x, None, None, None, None).data_ptr() != kept.data_ptr()
+    assert torch.equal(view, kept[1:, 3])
+
+
+def test_what_waits_is_bounded() -> None:
+    """Of sizes that never fit each other no more waits than was in use at once, and a quarter."""
+    ek.release_cached_memory()
+    for side in (40, 60, 90, 50, 130, 70, 100, 45):
+        ek.batch_norm_act(torch.randn(2, 32, side, side), None, None, None, None)
+    largest = 2 * 32 * 130 * 130 * 4
+    assert ek.release_cached_memory() <= 1.5 * largest

@@ -76,7 +76,8 @@ def test_opcheck(operator: str, options: dict[str, Any]) -> None:
 def test_every_operator_is_checked() -> None:
     """The options above reach everything that the schemas define."""
     reached = {name for operator, options in OPTIONS for name, _ in recorded(EVERY_CASE[operator](**options))}
-    assert reached == operators_of_the_namespace()
+    # The last takes no tensor.
+    assert reached == operators_of_the_namespace() - {"release_cached_memory"}
 
 
 @pytest.mark.parametrize("operator", EVERY_CASE)

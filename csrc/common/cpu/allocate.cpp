@@ -2,6 +2,7 @@
 #include "common/cpu/allocate.h"
 
 #include <dlfcn.h>
+#include <torch/csrc/stable/library.h>
 
 #include "common/cpu/block_cache.h"
 
@@ -15,6 +16,9 @@ FromBlob from_blob() {
   static const auto found = reinterpret_cast<FromBlob>(dlsym(RTLD_DEFAULT, "torch_from_blob"));
   return found;
 }
+
+// How many bytes were freed.
+int64_t release_cached_memory() { return BlockCache::instance().release(); }
 
 Sizes dense_strides(const Sizes& sizes, Layout layout) {
   Sizes strides(4);
@@ -51,6 +55,8 @@ Tensor allocate_activations(const Tensor& like, const Sizes& sizes, Layout layou
   return Tensor(handle);
 }
 
-void release_cached_memory() { BlockCache::instance().release(); }
-
 }  // namespace effnet_kernels::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(effnet_kernels, CompositeExplicitAutograd, m) {
+  m.impl("release_cached_memory", TORCH_BOX(&effnet_kernels::cpu::release_cached_memory));
+}

@@ -20,7 +20,4 @@ inline Tensor allocate_like(const Tensor& activations) {
   return allocate_activations(activations, sizes, layout_of(activations));
 }
 
-// Gives the waiting blocks back.
-void release_cached_memory();
-
 }  // namespace effnet_kernels::cpu

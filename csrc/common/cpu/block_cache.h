@@ -51,16 +51,13 @@ class BlockCache {
     sizes_.erase(found);
   }
 
-  // Frees every block that waits, and forgets how much was once needed.
-  void release() {
+  // Frees every block that waits, and forgets how much was once needed; how many bytes that was.
+  int64_t release() {
     const std::lock_guard lock(mutex_);
+    const int64_t freed = waiting_bytes_;
     keep_at_most(0);
     most_used_ = used_bytes_;
-  }
-
-  int64_t waiting_bytes() {
-    const std::lock_guard lock(mutex_);
-    return waiting_bytes_;
+    return freed;
   }
 
  private:
