@@ -13,8 +13,9 @@ class ForwardSlice {
         channel_row(padded_channels(s.channels)),
         pixel(Slice<A>::pixel_of(params.units)),
         row_size(std::max(s.left + s.width, (s.out_width - 1) * s.stride + s.kernel_size) * pixel),
+        tile_rows(std::max<int64_t>(1, kTilePixels / s.out_width)),
         ring(s.kernel_size * row_size),
-        out_row(s.out_width * pixel) {}
+        tile(tile_rows * s.out_width * pixel) {}
 
   void run(int64_t unit) {
     const int64_t group_part = unit / p.units.blocks, strip = group_part % p.units.strips;
@@ -29,44 +30,40 @@ class ForwardSlice {
   }
 
  private:
-  static constexpr int64_t kTilePixels = 256;  // of one centre of the statistics
+  static constexpr int64_t kTilePixels = 64;  // of the output, written together; their statistics have one centre
 
   void run_image(const Slice<A>& slice, int64_t image, int64_t strip) {
     const int64_t first = strip * p.units.rows_per_strip;
     const int64_t last = std::min(first + p.units.rows_per_strip, s.out_height);
-    const int64_t tile_rows = std::max<int64_t>(1, kTilePixels / s.out_width);
     for (int v = 0; v < slice.vectors(); ++v) {
       moments[v] = RunningMoments<A>::none();
       sums[v] = V::zero();
     }
     int64_t next_row = 0;
-    for (int64_t y = first; y < last; ++y) {
-      const int64_t top = y * s.stride - s.top;
-      for (next_row = std::max({next_row, top, int64_t(0)}); next_row < std::min(top + s.kernel_size, s.height);
-           ++next_row) {
-        stage(slice, image, next_row);
+    for (int64_t tile_first = first; tile_first < last; tile_first += tile_rows) {
+      const int64_t tile_last = std::min(tile_first + tile_rows, last);
+      for (int v = 0; v < slice.vectors(); ++v) centres[v] = V::zero();
+      for (int64_t y = tile_first; y < tile_last; ++y) {
+        const int64_t top = y * s.stride - s.top;
+        for (next_row = std::max({next_row, top, int64_t(0)}); next_row < std::min(top + s.kernel_size, s.height);
+             ++next_row) {
+          stage(slice, image, next_row);
+        }
+        const int64_t ahead = y + 1 < last ? std::min(next_row + s.stride, s.height) : next_row;
+        convolve(slice, top, tile_row(y - tile_first), [&](int v) {
+          slice.prefetch(out_row(slice, image, y), s.out_width, v);
+          for (int64_t row = next_row; row < ahead; ++row) slice.prefetch(in_row(slice, image, row), s.width, v);
+        });
       }
-      T* const out = static_cast<T*>(p.out) + slice.row(image, y, s.out_height, s.out_width);
-      const int64_t ahead = y + 1 < last ? std::min(next_row + s.stride, s.height) : next_row;
-      convolve(slice, top, [&](int v) {
-        slice.prefetch(out, s.out_width, v);
-        for (int64_t row = next_row; row < ahead; ++row) slice.prefetch(in_row(slice, image, row), s.width, v);
-      });
-      if (p.inference) {
-        dispatch_batch_norm_activation(p.activation,
-                                       [&](auto activation) { write_activated<activation()>(slice, out); });
-      } else if (p.mean) {
-        const int64_t row = (y - first) % tile_rows;
-        if (row == 0) start_tile(slice);
-        write_measured(slice, out);
-        if (row + 1 == tile_rows || y + 1 == last) finish_tile(slice, (row + 1) * s.out_width);
-      } else {
-        write(slice, out);
-      }
+      write(slice, image, tile_first, tile_last);
     }
     write_parts(slice, image * p.units.strips + strip);
   }
 
+  A* tile_row(int64_t row) { return tile.data() + row * s.out_width * pixel; }
+  T* out_row(const Slice<A>& slice, int64_t image, int64_t y) const {
+    return static_cast<T*>(p.out) + slice.row(image, y, s.out_height, s.out_width);
+  }
   const T* in_row(const Slice<A>& slice, int64_t image, int64_t y) const {
     return static_cast<const T*>(p.x) + slice.row(image, y, s.height, s.width);
   }
@@ -92,8 +89,9 @@ class ForwardSlice {
     });
   }
 
+  // A row of the tile; adds it up in centres.
   template <class Prefetch>
-  void convolve(const Slice<A>& slice, int64_t top, Prefetch prefetch) {
+  void convolve(const Slice<A>& slice, int64_t top, A* out, Prefetch prefetch) {
     const A* const weight = static_cast<const A*>(p.weight) + slice.first;
     Tap<A> taps[49];
     int count = 0;
@@ -106,20 +104,32 @@ class ForwardSlice {
     for (int v = 0; v < slice.vectors(); ++v) {
       const int64_t shift = v * V::size;
       prefetch(v);
-      apply_taps(taps, count, shift, s.out_width, s.stride * pixel, out_row.data() + shift, pixel);
+      centres[v] += apply_taps(taps, count, shift, s.out_width, s.stride * pixel, out + shift, pixel);
     }
   }
 
-  void write(const Slice<A>& slice, T* out) {
-    const A* const source = out_row.data();
-    slice.for_each_in_row(s.out_width, [&](int, int64_t to, int64_t from, auto lanes) {
-      store(out + to, load(source + from, AllLanes{}), lanes);
-    });
+  // The tile's rows, from output row `first` to `last`.
+  void write(const Slice<A>& slice, int64_t image, int64_t first, int64_t last) {
+    if (p.mean) start_moments(slice, (last - first) * s.out_width);
+    for (int64_t y = first; y < last; ++y) {
+      const A* const source = tile_row(y - first);
+      T* const out = out_row(slice, image, y);
+      if (p.inference) {
+        dispatch_batch_norm_activation(p.activation,
+                                       [&](auto activation) { write_activated<activation()>(slice, source, out); });
+      } else if (p.mean) {
+        write_measured(slice, source, out);
+      } else {
+        slice.for_each_in_row(s.out_width, [&](int, int64_t to, int64_t from, auto lanes) {
+          store(out + to, load(source + from, AllLanes{}), lanes);
+        });
+      }
+    }
+    if (p.mean) finish_moments(slice, (last - first) * s.out_width);
   }
 
   template <Activation Act>
-  void write_activated(const Slice<A>& slice, T* out) {
-    const A* const source = out_row.data();
+  void write_activated(const Slice<A>& slice, const A* source, T* out) {
     slice.for_each_in_row(s.out_width, [&](int v, int64_t to, int64_t from, auto lanes) {
       const V z = activate<Act>(affine2[v].transformed(load(source + from, AllLanes{})));
       store(out + to, z, lanes);
@@ -127,19 +137,16 @@ class ForwardSlice {
     });
   }
 
-  // Statistics of what is stored, in tiles of rows. A tile is centred on the mean of its first row, which is part of it:
-  // its deviation is not small beside the distance between the centre and its mean.
-  void start_tile(const Slice<A>& slice) {
-    const int vectors = slice.vectors();
-    for (int v = 0; v < vectors; ++v) centres[v] = deviations[v] = m2s[v] = V::zero();
-    const A* const source = out_row.data();
-    slice.for_each_in_row(s.out_width,
-                          [&](int v, int64_t, int64_t from, auto) { centres[v] += load(source + from, AllLanes{}); });
-    for (int v = 0; v < vectors; ++v) centres[v] = centres[v] * V::broadcast(A(1) / A(s.out_width));
+  // Statistics of what is stored. A tile is centred on its mean, but for the rounding of the stored values and of the
+  // mean itself, which the sum of deviations corrects.
+  void start_moments(const Slice<A>& slice, int64_t elements) {
+    const V per_element = V::broadcast(A(1) / A(elements));
+    for (int v = 0; v < slice.vectors(); ++v) {
+      centres[v] = centres[v] * per_element;
+      deviations[v] = m2s[v] = V::zero();
+    }
   }
-
-  void write_measured(const Slice<A>& slice, T* out) {
-    const A* const source = out_row.data();
+  void write_measured(const Slice<A>& slice, const A* source, T* out) {
     slice.for_each_in_row(s.out_width, [&](int v, int64_t to, int64_t from, auto lanes) {
       const V y = load(source + from, AllLanes{});
       store(out + to, y, lanes);
@@ -148,8 +155,7 @@ class ForwardSlice {
       m2s[v] += deviation * deviation;
     });
   }
-
-  void finish_tile(const Slice<A>& slice, int64_t elements) {
+  void finish_moments(const Slice<A>& slice, int64_t elements) {
     const V per_element = V::broadcast(A(1) / A(elements));
     for (int v = 0; v < slice.vectors(); ++v) {
       const V correction = deviations[v] * per_element;
@@ -170,8 +176,8 @@ class ForwardSlice {
 
   const DepthwiseForwardParams& p;
   const DepthwiseShape& s;
-  const int64_t channel_row, pixel, row_size;
-  Buffer<A> ring, out_row;
+  const int64_t channel_row, pixel, row_size, tile_rows;
+  Buffer<A> ring, tile;
   ColumnAffine<A> affine1[Slice<A>::max_vectors], affine2[Slice<A>::max_vectors];
   RunningMoments<A> moments[Slice<A>::max_vectors];
   V sums[Slice<A>::max_vectors], centres[Slice<A>::max_vectors], deviations[Slice<A>::max_vectors],

@@ -6,10 +6,10 @@ struct Tap {
   const A *source, *weight;
 };
 
-// out[j] = Σ_t weight_t · source_t[j] for R vectors, kept in registers over all taps.
+// out[j] = Σ_t weight_t · source_t[j] for R vectors, kept in registers over all taps; returns Σ_j out[j].
 template <int R, class A>
-EK_INLINE void apply_taps_to(const Tap<A>* taps, int count, int64_t shift, int64_t source_at, int64_t source_step,
-                             A* out, int64_t out_step) {
+EK_INLINE Vec<A> apply_taps_to(const Tap<A>* taps, int count, int64_t shift, int64_t source_at, int64_t source_step,
+                               A* out, int64_t out_step) {
   Vec<A> sums[R];
   for (int r = 0; r < R; ++r) sums[r] = Vec<A>::zero();
   for (int t = 0; t < count; ++t) {
@@ -17,23 +17,30 @@ EK_INLINE void apply_taps_to(const Tap<A>* taps, int count, int64_t shift, int64
     const A* const source = taps[t].source + shift + source_at;
     for (int r = 0; r < R; ++r) sums[r] += weight * load(source + r * source_step, AllLanes{});
   }
-  for (int r = 0; r < R; ++r) store(out + r * out_step, sums[r], AllLanes{});
+  Vec<A> total = Vec<A>::zero();
+  for (int r = 0; r < R; ++r) {
+    store(out + r * out_step, sums[r], AllLanes{});
+    total += sums[r];
+  }
+  return total;
 }
 
-// out[j] = Σ_t weight_t · source_t[j] for `vectors` vectors; `shift` selects the vector of the block.
+// out[j] = Σ_t weight_t · source_t[j] for `vectors` vectors; `shift` selects the vector of the block. Returns Σ_j out[j].
 template <class A>
-void apply_taps(const Tap<A>* taps, int count, int64_t shift, int64_t vectors, int64_t source_step, A* out,
-                int64_t out_step) {
+Vec<A> apply_taps(const Tap<A>* taps, int count, int64_t shift, int64_t vectors, int64_t source_step, A* out,
+                  int64_t out_step) {
   int64_t j = 0;
+  Vec<A> total = Vec<A>::zero();
   const auto run = [&](auto registers) {
     constexpr int R = registers();
-    apply_taps_to<R>(taps, count, shift, j * source_step, source_step, out + j * out_step, out_step);
+    total += apply_taps_to<R>(taps, count, shift, j * source_step, source_step, out + j * out_step, out_step);
     j += R;
   };
   while (j + 8 <= vectors) run(Constant<8>{});
   if (vectors - j >= 4) run(Constant<4>{});
   if (vectors - j >= 2) run(Constant<2>{});
   if (vectors - j >= 1) run(Constant<1>{});
+  return total;
 }
 
 // dweight[k] += Σ_j dy[j] · a[tap_of(k) + j] for one kernel row, its K sums kept in registers.
