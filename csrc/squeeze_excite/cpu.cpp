@@ -40,15 +40,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, 
     const auto none = identity_batch_norm<A>(extent.channels);
     auto se = Excite<A>::make(w1, b1, w2, b2, extent.images, extent.channels, Activation(activation), Activation(gate));
     se.restore(pooled, hidden, logits);
-    const auto sums = image_backward_sums<A>(extent, Activation::identity, grad, x, none.affine(), true);
-    auto gradient = ExciteGradient<A>::from(se, sums.gz);
+    Buffer<A> sums(extent.parts() * extent.row());
+    backward_sums({extent, Activation::identity, grad.const_data_ptr(), x.const_data_ptr(), none.affine(), sums.data(),
+                   nullptr, nullptr});
+    auto gradient = ExciteGradient<A>::from(se, sum_rows(sums, extent.images, extent.chunks(), extent.row()));
     for (int64_t i = 0; i < gradient.dpooled.size(); ++i) gradient.dpooled[i] /= A(extent.pixels);
     const Buffer<A> zero(extent.row());
     Tensor dx = allocate_like(x);
     input_gradient({extent,
                     Activation::identity,
                     grad.const_data_ptr(),
-                    x.const_data_ptr(),
+                    nullptr,
                     none.affine(),
                     {se.scale.data(), gradient.dpooled.data(), zero.data(), zero.data()},
                     dx.mutable_data_ptr()});

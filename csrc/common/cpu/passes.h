@@ -75,8 +75,8 @@ struct ForwardSumsParams {
 };
 void forward_sums(const ForwardSumsParams&);
 
-// Per part and channel: gz_sum = A1 = Σ g z (where not null), slope_sum = A2 = Σ g act'(v), slope_x_sum = A4 =
-// Σ g act'(v) x̂.
+// Per part and channel: gz_sum = A1 = Σ g z (where not null) and, where not null, slope_sum = A2 = Σ g act'(v) and
+// slope_x_sum = A4 = Σ g act'(v) x̂.
 struct BackwardSumsParams {
   Extent extent;
   Activation activation;
@@ -88,6 +88,7 @@ void backward_sums(const BackwardSumsParams&);
 
 // dz = g · factor[n, c] + offset[n, c]; dv = dz · act'(v); dx = scale · (dv − mean_dv − x̂ · mean_dv_x), where
 // mean_dv = dβ/M and mean_dv_x = dγ/M per channel. factor and offset may be null (1 and 0); dx may be grad itself.
+// Where there is neither a BatchNorm nor an activation, dx = dz, and x may be null.
 struct Gradient {
   const void *factor, *offset, *mean_dv, *mean_dv_x;
 };

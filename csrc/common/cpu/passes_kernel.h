@@ -140,14 +140,20 @@ void backward_sums_panels(const BackwardSumsParams& p, int64_t begin, int64_t en
     affines.set(panel, [&](int64_t channel) { return column_affine<L, A>(p.affine, channel); });
     for (PanelSums<A, L>* sums : {&gz_sums, &slope_sums, &slope_x_sums}) sums->clear(panel.vectors());
     // Lanes beyond the end hold zeros of grad, which every term has as a factor.
-    panel.for_each_vector([&](int v, int64_t i, auto lanes) {
-      const Vec<A> value = load(x + i, lanes), g = load(grad + i, lanes);
-      const auto z = activate_with_derivative<Act>(affines[v].transformed(value));
-      const Vec<A> slope = g * z.derivative;
-      gz_sums[v] += g * z.value;
-      slope_sums[v] += slope;
-      slope_x_sums[v] += slope * affines[v].normalized(value);
-    });
+    if (p.slope_sum) {
+      panel.for_each_vector([&](int v, int64_t i, auto lanes) {
+        const Vec<A> value = load(x + i, lanes), g = load(grad + i, lanes);
+        const auto z = activate_with_derivative<Act>(affines[v].transformed(value));
+        const Vec<A> slope = g * z.derivative;
+        gz_sums[v] += g * z.value;
+        slope_sums[v] += slope;
+        slope_x_sums[v] += slope * affines[v].normalized(value);
+      });
+    } else {
+      panel.for_each_vector([&](int v, int64_t i, auto lanes) {
+        gz_sums[v] += load(grad + i, lanes) * activate<Act>(affines[v].transformed(load(x + i, lanes)));
+      });
+    }
     gz_sums.store(p.gz_sum, p.extent.row(), panel);
     slope_sums.store(p.slope_sum, p.extent.row(), panel);
     slope_x_sums.store(p.slope_x_sum, p.extent.row(), panel);
@@ -165,9 +171,15 @@ void input_gradient_panels(const InputGradientParams& p, int64_t begin, int64_t 
     gradients.set(panel, [&](int64_t channel) {
       return column_gradient<L, A>(p.affine, p.gradient, panel.image * p.extent.row(), channel);
     });
-    panel.for_each_vector([&](int v, int64_t i, auto lanes) {
-      store(dx + i, gradients[v].template through<Act>(load(grad + i, lanes), load(x + i, lanes)), lanes);
-    });
+    if (x) {
+      panel.for_each_vector([&](int v, int64_t i, auto lanes) {
+        store(dx + i, gradients[v].template through<Act>(load(grad + i, lanes), load(x + i, lanes)), lanes);
+      });
+    } else {
+      panel.for_each_vector([&](int v, int64_t i, auto lanes) {
+        store(dx + i, load(grad + i, lanes) * gradients[v].factor + gradients[v].offset, lanes);
+      });
+    }
   });
 }
 

@@ -43,23 +43,40 @@ EK_INLINE Vec<float> clamp(Vec<float> v, float low, float high) {
 #endif
 }
 
+// A number per lane, as a constant: index_of(lane).
 template <class A>
-EK_INLINE A sum_of_lanes(Vec<A> v) {
-  // Halving keeps the order of additions the same for every caller.
-  alignas(EK_VECTOR_BYTES) A lanes[Vec<A>::size];
-  std::memcpy(lanes, &v.raw, sizeof(lanes));
-  for (int width = Vec<A>::size / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+struct LaneIndices {
+  typename Vec<A>::int_t values[Vec<A>::size];
+
+  template <class F>
+  static constexpr LaneIndices from(F index_of) {
+    LaneIndices indices{};
+    for (int lane = 0; lane < Vec<A>::size; ++lane) indices.values[lane] = index_of(lane);
+    return indices;
   }
-  return lanes[0];
+  EK_INLINE typename Vec<A>::mask_t vector() const {
+    typename Vec<A>::mask_t indices;
+    std::memcpy(&indices, values, sizeof(indices));
+    return indices;
+  }
+};
+
+// The sum of the first 2 · width lanes: halving keeps the order of additions the same for every caller.
+template <class A, int width = Vec<A>::size / 2>
+EK_INLINE A sum_of_lanes(Vec<A> v) {
+  if constexpr (width == 0) {
+    return v.raw[0];
+  } else {
+    static constexpr auto upper = LaneIndices<A>::from([](int lane) { return (lane + width) % Vec<A>::size; });
+    return sum_of_lanes<A, width / 2>({v.raw + __builtin_shuffle(v.raw, upper.vector())});
+  }
 }
 
 // v in the first `lanes` lanes, `fill` in the others.
 template <class A>
 EK_INLINE Vec<A> fill_lanes(Vec<A> v, Vec<A> fill, int lanes) {
-  typename Vec<A>::mask_t index;
-  for (int i = 0; i < Vec<A>::size; ++i) index[i] = i;
-  return {index < typename Vec<A>::int_t(lanes) ? v.raw : fill.raw};
+  static constexpr auto index = LaneIndices<A>::from([](int lane) { return lane; });
+  return {index.vector() < typename Vec<A>::int_t(lanes) ? v.raw : fill.raw};
 }
 template <class A>
 EK_INLINE Vec<A> fill_lanes(Vec<A> v, Vec<A>, AllLanes) {
