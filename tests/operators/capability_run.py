@@ -30,7 +30,7 @@ def main() -> None:
             case = mbconv_core_case((2, 17, 10, 13), kernel=kernel, stride=stride, padding=(0, 1, 2, 1), layout=layout)
             check_parity(case)
             check_parity(case, gradient=False)
-    for channels in (1, 16, 24, 40, 112, 320):
+    for channels in (3, 16, 24, 40, 112, 320):
         check_parity(pointwise_conv_case((2, channels, 5, 7), out_channels=channels))
         check_parity(mbconv_case((2, channels, 5, 7), expanded=2 * channels, out_channels=channels))
     print(_plan.cpu_capability())
