@@ -118,27 +118,39 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-class _Meter:
-    """Multiply-adds of a part, and the storages that it is the first to save for backward."""
+class SavedStorages:
+    """Counts the bytes that autograd saves for backward, each storage once, without those of ``model``."""
 
     def __init__(self, model: nn.Module) -> None:
         # The tensors are kept, or a later storage could take over the identity of one that is gone.
         self._seen = {_identity(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-        self._saved_bytes = 0
+        self.bytes = 0
 
-    def run(self, part: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, int, int]:
-        """The output of ``part``, its multiply-adds and its saved bytes, the latter two per picture."""
-        self._saved_bytes = 0
-        counter = FlopCounterMode(display=False, custom_mapping=_BATCH_NORMS)
-        with counter, saved_tensors_hooks(self._save, lambda tensor: tensor):
-            output = part(x)
-        return output, counter.get_total_flops() // (2 * PICTURES), self._saved_bytes // PICTURES
+    def counted(self) -> saved_tensors_hooks:
+        """The context in which what is saved is added to :attr:`bytes`."""
+        return saved_tensors_hooks(self._save, lambda tensor: tensor)
 
     def _save(self, tensor: Tensor) -> Tensor:
         if _identity(tensor) not in self._seen:
             self._seen[_identity(tensor)] = tensor
-            self._saved_bytes += tensor.untyped_storage().nbytes()
+            self.bytes += tensor.untyped_storage().nbytes()
         return tensor
+
+
+class _Meter:
+    """Multiply-adds of a part, and the storages that it is the first to save for backward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._storages = SavedStorages(model)
+
+    def run(self, part: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, int, int]:
+        """The output of ``part``, its multiply-adds and its saved bytes, the latter two per picture."""
+        before = self._storages.bytes
+        counter = FlopCounterMode(display=False, custom_mapping=_BATCH_NORMS)
+        with counter, self._storages.counted():
+            output = part(x)
+        saved = self._storages.bytes - before
+        return output, counter.get_total_flops() // (2 * PICTURES), saved // PICTURES
 
 
 def _identity(tensor: Tensor) -> int:

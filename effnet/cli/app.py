@@ -2,6 +2,7 @@
 
 import typer
 
+from effnet.cli.bench import bench
 from effnet.cli.doctor import doctor
 from effnet.cli.info import info
 from effnet.cli.predict import predict
@@ -10,5 +11,5 @@ from effnet.cli.train import train
 app = typer.Typer(
     help="Train and run EfficientNet on fused operators.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-for command in (train, predict, info, doctor):
+for command in (train, predict, info, bench, doctor):
     app.command()(command)

@@ -143,14 +143,14 @@ class _Problem:
         check = self.check
         generator = torch.Generator(check.device).manual_seed(0)
         shapes = OPERATORS[check.operator].tensors(check.shape, check.batch)
-        drawn = {name: _draw(name, shape, generator) for name, shape in shapes.items()}
+        drawn = {name: draw(name, shape, generator) for name, shape in shapes.items()}
         return {name: t.to(check.dtype) if t.dim() == 4 and name != "w" else t for name, t in drawn.items()}
 
     @cached_property
     def grad(self) -> Tensor:
         """The gradient of the output, different for every element."""
         generator = torch.Generator(self.check.device).manual_seed(1)
-        return _draw("grad", tuple(self.expected(False).forward["out"].shape), generator).to(self.check.dtype)
+        return draw("grad", tuple(self.expected(False).forward["out"].shape), generator).to(self.check.dtype)
 
     def expected(self, training: bool) -> "_Outcome":
         """The definition in float64."""
@@ -169,7 +169,7 @@ class _Outcome(NamedTuple):
     gradients: Tensors
 
 
-def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Scales and variances about 1, weights that keep the size of what they sum, and unit variance elsewhere."""
     if name.startswith(("gamma", "var")):
         return torch.rand(shape, generator=generator, device=generator.device) + 0.5

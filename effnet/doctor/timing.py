@@ -20,24 +20,40 @@ def median_ms(function: Callable[[], object], device: torch.device) -> float:
     times: list[float] = []
     function()
     while len(times) < CPU_REPEATS.start or (sum(times) < CPU_SECONDS * 1e3 and len(times) < CPU_REPEATS.stop):
-        start = time.perf_counter()
-        function()
-        times.append((time.perf_counter() - start) * 1e3)
+        times.append(elapsed_ms(function, device))
     return statistics.median(times)
 
 
+def elapsed_ms(function: Callable[[], object], device: torch.device, calls: int = 1) -> float:
+    """Milliseconds of ``calls`` calls together, all their work done, measured as :func:`median_ms` does."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before, after = _queue_calls(function, device, calls)
+        torch.cuda.synchronize(device)
+        return before.elapsed_time(after)
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - start) * 1e3
+
+
 def _cuda_median_ms(function: Callable[[], object], device: torch.device) -> float:
-    # Recorded on the device's stream by name: the current device may be another one.
-    stream = torch.cuda.current_stream(device)
     for _ in range(CUDA_WARM_UP):
         function()
     torch.cuda.synchronize(device)
-    pairs = []
-    for _ in range(CUDA_REPEATS):
-        pair = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        pair[0].record(stream)
-        function()
-        pair[1].record(stream)
-        pairs.append(pair)
+    pairs = [_queue_calls(function, device) for _ in range(CUDA_REPEATS)]
     torch.cuda.synchronize(device)
     return statistics.median(start.elapsed_time(end) for start, end in pairs)
+
+
+def _queue_calls(
+    function: Callable[[], object], device: torch.device, calls: int = 1
+) -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    """Events before and after ``calls`` calls, on the device's stream by name: the current device may be another."""
+    stream = torch.cuda.current_stream(device)
+    before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    before.record(stream)
+    for _ in range(calls):
+        function()
+    after.record(stream)
+    return before, after
