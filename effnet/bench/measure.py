@@ -12,8 +12,8 @@ import torch
 import effnet_kernels as ek
 from effnet.bench.cases import Case
 from effnet.bench.defaults import ROUNDS
-from effnet.bench.parity import bounds, compare
-from effnet.bench.problem import Problem
+from effnet.bench.parity import Judge
+from effnet.bench.problem import LAYOUTS, Problem
 from effnet.bench.sides import Eager, Runner, Side
 from effnet.doctor.timing import elapsed_ms
 
@@ -67,12 +67,13 @@ def measure(
     try:
         problem = Problem(case)
         progress("definition in float64")
-        allowed = bounds(case, Eager("nchw").build(problem).outcome(), problem.expected)
+        eager = [Eager(layout).build(problem).outcome() for layout in LAYOUTS]
+        judge = Judge(case, problem.expected, eager)
         results = []
         runners: dict[int, Runner] = {}
         for index, side in enumerate(sides):
             progress(f"building {side.name}")
-            result, runner = _verified(problem, side, allowed)
+            result, runner = _verified(problem, side, judge)
             results.append(result)
             if runner is not None:
                 runners[index] = runner
@@ -82,14 +83,14 @@ def measure(
         ek.set_backend(backend)
 
 
-def _verified(problem: Problem, side: Side, allowed: dict[str, float]) -> tuple[Result, Runner | None]:
+def _verified(problem: Problem, side: Side, judge: Judge) -> tuple[Result, Runner | None]:
     """What is timed, if it computes what it should."""
     reason = side.missing(problem)
     if reason is not None:
         return Result(side, "missing", reason), None
     try:
         runner = side.build(problem)
-        parity = compare(runner.outcome(), problem.expected, allowed)
+        parity = judge.judge(runner.outcome())
     # Whatever another library raises, the other sides still say something.
     except Exception as error:
         return Result(side, "failed", f"{type(error).__name__}: {error}".splitlines()[0]), None

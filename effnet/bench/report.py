@@ -52,22 +52,25 @@ def write_report(rows: Sequence[Row], page: Path) -> list[Path]:
         raise OptionError("page", "the page to write tables into", f"{page}: no such file")
     text = page.read_text()
     for name, section in SECTIONS.items():
-        pieces = _pattern(name).split(text)
-        if len(pieces) != 5:
-            raise OptionError("page", f"a page with <!-- bench {name} --> and <!-- /bench {name} --> once", page)
-        before, begin, _, end, after = pieces
-        text = f"{before}{begin}{section(rows)}\n{end}{after}"
-    written = [page]
+        text = _replaced(text, name, section(rows), page)
+    plots = {title: path for title, path in _plot_paths(page).items() if PLOTS[title](rows, path)}
+    images = [f"![{title}]({path.relative_to(page.parent).as_posix()})" for title, path in plots.items()]
+    page.write_text(_replaced(text, "plots", "\n\n".join(images) or NOTHING, page))
+    return [page, *plots.values()]
+
+
+def _replaced(text: str, name: str, content: str, page: Path) -> str:
+    pieces = _pattern(name).split(text)
+    if len(pieces) != 5:
+        raise OptionError("page", f"a page with <!-- bench {name} --> and <!-- /bench {name} --> once", page)
+    before, begin, _, end, after = pieces
+    return f"{before}{begin}{content}\n{end}{after}"
+
+
+def _plot_paths(page: Path) -> dict[str, Path]:
     folder = page.parent / "figures"
     folder.mkdir(exist_ok=True)
-    for name, plot in PLOTS.items():
-        path = folder / f"bench_{name}.svg"
-        if plot(rows, path):
-            written.append(path)
-        else:
-            path.unlink(missing_ok=True)
-    page.write_text(text)
-    return written
+    return {title: folder / f"bench_{title}.svg" for title in PLOTS}
 
 
 def _pattern(name: str) -> re.Pattern[str]:
