@@ -30,7 +30,8 @@ from effnet.errors import OptionError
 
 DEFAULT_BATCHES = (1, 8)
 QUICK_IMAGE = 64
-QUICK_BATCH = 2
+QUICK_BATCH, QUICK_ROUNDS = 2, 2
+QUICK_DTYPES = ("float32",)
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class BenchOptions:
     chosen_device: torch.device = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.report and self.targets:
+            raise OptionError("report", "either measuring (--targets) or reporting", "both")
         known = {"what": KINDS, "operator": OPERATORS, "dtype": DTYPES, "mode": MODES, "side": FAMILIES}
         for option, expected in known.items():
             for value in getattr(self, option):
@@ -90,11 +93,11 @@ class BenchOptions:
         _at_least("rounds", (self.rounds,), 1)
         devices = choose_devices(self.device)
         object.__setattr__(self, "chosen_device", devices[0])
+        if self.report:
+            return
         for threads in self.chosen_threads:
             check_threads(threads)
-        if self.report and self.targets:
-            raise OptionError("report", "either measuring (--targets) or reporting", "both")
-        if not self.report and self.csv:
+        if self.csv:
             _check_writable(self.csv)
 
     @property
@@ -115,7 +118,7 @@ class BenchOptions:
 
     @property
     def settings(self) -> Settings:
-        return Settings(min(self.rounds, 2), visit_seconds=0.0) if self.quick else Settings(self.rounds)
+        return Settings(min(self.rounds, QUICK_ROUNDS), visit_seconds=0.0) if self.quick else Settings(self.rounds)
 
     def cases(self) -> list[Case]:
         """What is to be measured, in order."""
@@ -124,7 +127,7 @@ class BenchOptions:
         batches = self.batch or ((QUICK_BATCH,) if self.quick else DEFAULT_BATCHES)
         conditions = Conditions(
             batches,
-            self.dtype or tuple(DTYPES),
+            self.dtype or (QUICK_DTYPES if self.quick else tuple(DTYPES)),
             self.mode or MODES,  # type: ignore[arg-type]
             self.chosen_threads,
             str(self.chosen_device),
@@ -150,7 +153,7 @@ class BenchOptions:
     def wants_memory(self, case: Case) -> bool:
         """Whether the memory of ``case`` is measured."""
         if self.targets:
-            return self.memory and memory_wanted(case)
+            return self.memory and memory_wanted(case, self.chosen_threads)
         return self.memory and case.training and case.kind != "operator"
 
 

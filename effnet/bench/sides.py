@@ -88,10 +88,14 @@ class TorchRunner:
         if self._grad is None:
             with torch.inference_mode():
                 return self._forward(*self._inputs)
-        for t in (*self._parameters, *self._inputs):
-            t.grad = None
+        self.forget_gradients()
         self._forward(*self._inputs).backward(self._grad)
         return None
+
+    def forget_gradients(self) -> None:
+        """Free what the last step left, as the next one does first."""
+        for t in (*self._parameters, *self._inputs):
+            t.grad = None
 
     def outcome(self) -> Outcome:
         self.activate()

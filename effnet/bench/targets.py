@@ -82,9 +82,9 @@ def target_cases(threads: Sequence[int] = THREADS, device: str = "cpu") -> list[
     return sorted(cases, key=lambda case: case.threads)
 
 
-def memory_wanted(case: Case) -> bool:
-    """Whether a target asks for the memory of ``case``."""
-    return any(case in target.cases((case.threads,), case.device) for target in TARGETS if target.quantity != "time")
+def memory_wanted(case: Case, threads: Sequence[int] = THREADS) -> bool:
+    """Whether a target asks for the memory of ``case``, where these numbers of threads are measured."""
+    return any(case in target.cases(threads, case.device) for target in TARGETS if target.quantity != "time")
 
 
 def verdicts(rows: Iterable[Row]) -> list[Verdict]:

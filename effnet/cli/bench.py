@@ -32,7 +32,7 @@ def _option(help_text: str, panel: str, *names: str, metavar: str | None = None)
 
 def bench(
     what: Annotated[
-        list[str] | None, typer.Argument(metavar="[operator|block|model]...", help="By default all of them.")
+        list[str] | None, typer.Argument(metavar="[WHAT]...", help="operator, block and model; by default all of them.")
     ] = None,
     operator: Annotated[list[str] | None, _option("Only this operator; may be repeated.", CASES)] = None,
     model: Annotated[list[str] | None, _option("This variant, for B0, B4, Lite0 and V2-S.", CASES)] = None,
@@ -71,7 +71,7 @@ def bench(
     from effnet.bench.options import BenchOptions
 
     console = Console()
-    with as_bad_parameter():
+    with as_bad_parameter("what"):
         options = BenchOptions(**given)
         if report:
             _report(console, options)

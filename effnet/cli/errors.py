@@ -9,10 +9,10 @@ from effnet.errors import OptionError
 
 
 @contextmanager
-def as_bad_parameter() -> Iterator[None]:
-    """Turn an :class:`OptionError` into typer's error that names the option."""
+def as_bad_parameter(*arguments: str) -> Iterator[None]:
+    """Turn an :class:`OptionError` into typer's error that names the option; ``arguments`` are given without dashes."""
     try:
         yield
     except OptionError as error:
-        hint = "--" + error.option.replace("_", "-")
+        hint = error.option.upper() if error.option in arguments else "--" + error.option.replace("_", "-")
         raise typer.BadParameter(error.reason, param_hint=hint) from error
