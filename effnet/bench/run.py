@@ -22,7 +22,7 @@ class Run:
     Attributes:
         settings: rounds and visits.
         wants_side: which sides take part in a case.
-        pin: whether threads are bound to processors.
+        pin: whether threads are bound to processors, where these compute.
         wants_memory: of which cases the memory is measured, too.
         wants_roof: whether the machine's bandwidth and arithmetic are measured where a case is an operator.
         progress: is told what is being done.
@@ -43,7 +43,7 @@ class Run:
     def case_rows(self, case: Case) -> list[Row]:
         """The rows of one case, one for each side."""
         sides = [side for side in all_sides(self.device) if self.wants_side(case, side)]
-        with using_threads(case.threads, pin=self.pin):
+        with using_threads(case.threads, pin=self.pin and self.device.type == "cpu"):
             roof = self._roof(case)
             results = measure(case, sides, self.settings, self.progress)
             return [make_row(case, result, self.stamp, self._memory(case, result), roof) for result in results]
@@ -60,4 +60,8 @@ class Run:
         if result.status != "ok" or not self.wants_memory(case):
             return None
         self.progress(f"memory of {result.side.name}")
-        return measure_memory(case, result.side)
+        try:
+            return measure_memory(case, result.side)
+        except RuntimeError as error:
+            result.reason = str(error)
+            return None

@@ -36,7 +36,7 @@ def take_stamp(device: torch.device) -> Stamp:
     """The stamp of a run that begins now."""
     machine = this_machine()
     return Stamp(
-        when=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M"),
+        when=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S"),
         machine=_name(machine, device),
         capability=torch.backends.cpu.get_cpu_capability(),
         versions=_versions(machine),

@@ -105,7 +105,8 @@ def _measure(console: "RichConsole", options: "BenchOptions") -> "list[Row]":
     cases = options.cases()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     found: list[Row] = []
-    with Progress(*columns, console=console, transient=True) as bar:
+    # Drawn when something is said, never by a thread of its own in the middle of a measurement.
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bar:
         task = bar.add_task("", total=len(cases))
         run = Run(
             options.chosen_device,
@@ -113,14 +114,17 @@ def _measure(console: "RichConsole", options: "BenchOptions") -> "list[Row]":
             wants_side=lambda case, side: side.family in options.chosen_sides,
             pin=options.pin,
             wants_memory=options.wants_memory,
-            progress=lambda message: bar.update(task, description=message),
+            progress=lambda message: bar.update(task, description=message, refresh=True),
         )
         _print_stamp(console, run)
         for case in cases:
             rows = run.case_rows(case)
             bar.advance(task)
+            # The bar knows nothing of what another console writes.
+            bar.stop()
             # Every row is one line: a terminal that is too narrow breaks it, but no column is cut.
             Console(width=UNLIMITED_WIDTH).print(_table(case.title, rows))
+            bar.start()
             for path in options.csv:
                 write_rows(path, rows)
             found += rows
