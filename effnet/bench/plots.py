@@ -87,8 +87,8 @@ def _draw_roof(axes: "Axes", rows: Sequence[Row]) -> None:
     knee = gflops / gbs
     left = min((row.work_flops or 1) / (row.work_bytes or 1) for row in rows) / 2
     axes.plot([left, knee, 4 * knee], [left * gbs, gflops, gflops], color="black", linewidth=1)
-    axes.annotate(f"{gbs:.0f} GB/s", (left, left * gbs), fontsize=8)
-    axes.annotate(f"{gflops:.0f} GFLOP/s in float32", (knee, gflops), fontsize=8)
+    for text, at in ((f"{gbs:.0f} GB/s", (left, left * gbs)), (f"{gflops:.0f} GFLOP/s in float32", (knee, gflops))):
+        axes.annotate(text, at, xytext=(0, 5), textcoords="offset points", fontsize=8)
 
 
 def _title(row: Row) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from effnet.bench.run import Run
 
 FAILED = 1
+BUSY_LOAD = 0.5
 UNLIMITED_WIDTH = 1000
 
 CASES = "What is measured"
@@ -135,6 +136,8 @@ def _print_stamp(console: "RichConsole", run: "Run") -> None:
     stamp = run.stamp
     for line in (f"{stamp.machine}, {stamp.capability}, load {stamp.load}", stamp.versions):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if float(stamp.load) > BUSY_LOAD:
+        typer.echo(f"others are computing here (load {stamp.load}): what follows will not repeat", err=True)
 
 
 def _table(title: str, rows: "Sequence[Row]") -> "Table":
