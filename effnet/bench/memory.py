@@ -76,8 +76,6 @@ def _answer(request: dict[str, Any]) -> Memory:
         runner.outcome()
         runner.step()
         saved = _saved_bytes(runner) if case.training and isinstance(runner, TorchRunner) else None
-        if isinstance(runner, TorchRunner):
-            runner.forget_gradients()
         before = _reset_peak(device)
         runner.step()
         peak = _peak(device)

@@ -145,15 +145,13 @@ def take_step(
     if grad is None:
         with torch.no_grad():
             return {"out": call(*inputs)}
+    wanted: dict[str, Tensor] = {f"gradient of {names(name)}": p for name, p in module.named_parameters()}
+    wanted |= {f"gradient of input {index}": t for index, t in enumerate(inputs) if t.requires_grad}
     out = call(*inputs)
-    out.backward(grad)
-    gradients = {f"gradient of {names(name)}": p.grad for name, p in module.named_parameters()}
-    gradients |= {f"gradient of input {index}": t.grad for index, t in enumerate(inputs) if t.requires_grad}
-    left = {name: t.detach().clone() for name, t in gradients.items() if t is not None}
-    for t in (*module.parameters(), *inputs):
-        t.grad = None
+    gradients = torch.autograd.grad(out, list(wanted.values()), grad, allow_unused=True)
+    found = {name: t for name, t in zip(wanted, gradients, strict=True) if t is not None}
     statistics = {names(name): t.clone() for name, t in module.named_buffers() if t.is_floating_point()}
-    return {"out": out.detach(), **left, **statistics}
+    return {"out": out.detach(), **found, **statistics}
 
 
 def weaken_branches(network: EfficientNet) -> None:

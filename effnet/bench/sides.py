@@ -68,7 +68,7 @@ class TorchRunner:
         self.module = rival.module.to(memory_format=memory_format)
         self._call = self.module if forward is None else forward
         self._inputs = problem.own_inputs(layout)
-        self._parameters = list(self.module.parameters())
+        self._wanted = [t for t in (*self.module.parameters(), *self._inputs) if t.requires_grad]
         self._grad = None
         if problem.case.training:
             grad = problem.grad
@@ -88,14 +88,8 @@ class TorchRunner:
         if self._grad is None:
             with torch.inference_mode():
                 return self._forward(*self._inputs)
-        self.forget_gradients()
-        self._forward(*self._inputs).backward(self._grad)
-        return None
-
-    def forget_gradients(self) -> None:
-        """Free what the last step left, as the next one does first."""
-        for t in (*self._parameters, *self._inputs):
-            t.grad = None
+        # Not backward(), which copies a gradient that is handed through, as a residual's.
+        return torch.autograd.grad(self._forward(*self._inputs), self._wanted, self._grad)
 
     def outcome(self) -> Outcome:
         self.activate()

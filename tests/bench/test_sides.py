@@ -160,14 +160,15 @@ def test_sides_do_not_share_what_they_change() -> None:
     assert torch.equal(Eager("nchw").build(problem).outcome()["mean2"], first["mean2"])
 
 
-def test_gradients_do_not_add_up_from_step_to_step() -> None:
-    runner = Eager("nchw").build(Problem(small_case()))
+def test_a_step_computes_every_gradient_and_keeps_none() -> None:
+    problem = Problem(small_case())
+    runner = Eager("nchw").build(problem)
     assert isinstance(runner, TorchRunner)
-    runner.step()
-    first = [p.grad.clone() for p in runner.module.parameters() if p.grad is not None]
-    runner.step()
-    again = [p.grad for p in runner.module.parameters() if p.grad is not None]
-    assert first and all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    first, again = runner.step(), runner.step()
+    assert isinstance(first, tuple) and isinstance(again, tuple)
+    assert len(first) == len(list(problem.module.parameters())) + 1
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(p.grad is None for p in runner.module.parameters())
 
 
 def test_pictures_need_no_gradient_and_activations_do() -> None:
