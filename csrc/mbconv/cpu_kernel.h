@@ -19,37 +19,48 @@ EK_INLINE void add_to(A* sums, Vec<A> values) {
   store(sums, load(sums, AllLanes{}) + values, AllLanes{});
 }
 
+// z · scale of a part's rows.
 template <class T, Activation Act>
+void scaled_part(const ProjectForwardParams& p, int64_t part, accumulator_t<T>* scaled) {
+  using A = accumulator_t<T>;
+  const int64_t c = p.channels, row = padded_channels(c);
+  const T* const y = static_cast<const T*>(p.y) + p.chunks.first_row(part) * c;
+  for_each_row_tile<A>(p.chunks.part_size(part), c, [&](auto tile, int64_t r, int64_t channel, auto lanes) {
+    const auto affine = affine_at<A>(p.affine2, channel);
+    const Vec<A> scale = scale_at<A>(p.scale, p.chunks.image(part), row, channel);
+    for (int i = 0; i < tile(); ++i) {
+      const Vec<A> value = load(y + (r + i) * c + channel, lanes);
+      store(scaled + (r + i) * row + channel, activate<Act>(affine.transformed(value)) * scale, AllLanes{});
+    }
+  });
+}
+
+// f(activation, part, its first row in the chunk) for every part of a chunk.
+template <class Params, class F>
+void for_each_part(const Params& p, int64_t chunk, F f) {
+  for (int64_t part = p.chunks.first_part(chunk); part < p.chunks.last_part(chunk); ++part) {
+    const int64_t row = p.chunks.first_row(part) - p.chunks.chunk_row(chunk);
+    dispatch_batch_norm_activation(p.activation, [&](auto activation) { f(activation, part, row); });
+  }
+}
+
+template <class T>
 void project_forward_rows(const ProjectForwardParams& p, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
   const int64_t c = p.channels, n = p.out_channels, row = padded_channels(c);
-  const T* const y = static_cast<const T*>(p.y);
-  T* const out = static_cast<T*>(p.out);
   Buffer<A> scaled(p.chunks.most_rows() * row);
   for (int64_t chunk = begin; chunk < end; ++chunk) {
-    const int64_t chunk_row = p.chunks.chunk_row(chunk);
-    for (int64_t part = p.chunks.first_part(chunk); part < p.chunks.last_part(chunk); ++part) {
-      const int64_t first = p.chunks.first_row(part);
-      A* const target = scaled.data() + (first - chunk_row) * row;
-      for_each_row_tile<A>(p.chunks.part_size(part), c, [&](auto tile, int64_t r, int64_t channel, auto lanes) {
-        const auto affine = affine_at<A>(p.affine2, channel);
-        const Vec<A> scale = scale_at<A>(p.scale, p.chunks.image(part), row, channel);
-        for (int i = 0; i < tile(); ++i) {
-          const Vec<A> value = load(y + (first + r + i) * c + channel, lanes);
-          store(target + (r + i) * row + channel, activate<Act>(affine.transformed(value)) * scale, AllLanes{});
-        }
-      });
-    }
-    multiply_rows<A>(scaled.data(), row, p.chunks.chunk_rows(chunk), static_cast<const A*>(p.weight), c, n,
-                     [&](int64_t r, int64_t column, Vec<A> sum, auto lanes) {
-                       store(out + (chunk_row + r) * n + column, sum, lanes);
-                     });
+    for_each_part(p, chunk, [&](auto activation, int64_t part, int64_t first) {
+      scaled_part<T, activation()>(p, part, scaled.data() + first * row);
+    });
+    store_product(scaled.data(), row, p.chunks.chunk_rows(chunk), static_cast<const A*>(p.weight), c, n,
+                  static_cast<T*>(p.out) + p.chunks.chunk_row(chunk) * n);
   }
 }
 
 // A1, A2, A4 of one part, and z · scale of its rows.
 template <class T, Activation Act>
-EK_INLINE void project_backward_part(const ProjectBackwardParams& p, int64_t part, accumulator_t<T>* scaled) {
+void project_backward_part(const ProjectBackwardParams& p, int64_t part, accumulator_t<T>* scaled) {
   using A = accumulator_t<T>;
   const int64_t c = p.channels, row = padded_channels(c), first = p.chunks.first_row(part);
   const T *const y = static_cast<const T*>(p.y) + first * c, *const g = static_cast<const T*>(p.g) + first * c;
@@ -76,7 +87,7 @@ EK_INLINE void project_backward_part(const ProjectBackwardParams& p, int64_t par
   });
 }
 
-template <class T, Activation Act>
+template <class T>
 void project_backward_rows(const ProjectBackwardParams& p, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
   const int64_t c = p.channels, n = p.out_channels, row = padded_channels(c);
@@ -91,9 +102,9 @@ void project_backward_rows(const ProjectBackwardParams& p, int64_t begin, int64_
       multiply_rows<A>(
           dout, n, rows, static_cast<const A*>(p.weight), n, c,
           [&](int64_t r, int64_t column, Vec<A> sum, auto lanes) { store(g + (first + r) * c + column, sum, lanes); });
-      for (int64_t part = p.chunks.first_part(chunk); part < p.chunks.last_part(chunk); ++part) {
-        project_backward_part<T, Act>(p, part, scaled.data() + (p.chunks.first_row(part) - first) * row);
-      }
+      for_each_part(p, chunk, [&](auto activation, int64_t part, int64_t row_in_chunk) {
+        project_backward_part<T, activation()>(p, part, scaled.data() + row_in_chunk * row);
+      });
       accumulate_outer(dout, n, n, scaled.data(), row, c, rows, static_cast<A*>(p.dweight) + group * n * row, row);
     }
   }
@@ -130,24 +141,13 @@ void expand_backward_rows(const ExpandBackwardParams& p, int64_t begin, int64_t 
   }
 }
 
-// Entry points: dtype and activation to template parameters.
-
-template <class Params, class F>
-void dispatch_rows(const Params& p, F f) {
-  dispatch_dtype(p.dtype, [&](auto dtype) {
-    dispatch_batch_norm_activation(p.activation, [&](auto activation) { f(dtype, activation); });
-  });
-}
+// Entry points: dtype to template parameter.
 
 inline void project_forward(const ProjectForwardParams& p, int64_t begin, int64_t end) {
-  dispatch_rows(p, [&](auto dtype, auto activation) {
-    project_forward_rows<typename decltype(dtype)::type, activation()>(p, begin, end);
-  });
+  dispatch_dtype(p.dtype, [&](auto dtype) { project_forward_rows<typename decltype(dtype)::type>(p, begin, end); });
 }
 inline void project_backward(const ProjectBackwardParams& p, int64_t begin, int64_t end) {
-  dispatch_rows(p, [&](auto dtype, auto activation) {
-    project_backward_rows<typename decltype(dtype)::type, activation()>(p, begin, end);
-  });
+  dispatch_dtype(p.dtype, [&](auto dtype) { project_backward_rows<typename decltype(dtype)::type>(p, begin, end); });
 }
 inline void expand_backward(const ExpandBackwardParams& p, int64_t begin, int64_t end) {
   dispatch_dtype(p.dtype, [&](auto dtype) { expand_backward_rows<typename decltype(dtype)::type>(p, begin, end); });

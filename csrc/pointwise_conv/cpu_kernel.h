@@ -13,10 +13,7 @@ void pointwise_forward_rows(const PointwiseForwardParams& p, int64_t begin, int6
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     const int64_t first = p.chunks.chunk_row(chunk), rows = p.chunks.chunk_rows(chunk);
     const A* const a = widened_rows(x + first * k, rows * k, scratch);
-    T* const target = out + first * n;
-    multiply_rows<A>(
-        a, k, rows, static_cast<const A*>(p.weight), k, n,
-        [&](int64_t row, int64_t column, Vec<A> sum, auto lanes) { store(target + row * n + column, sum, lanes); });
+    store_product(a, k, rows, static_cast<const A*>(p.weight), k, n, out + first * n);
     if (!p.mean) continue;
     for (int64_t channel = 0; channel < n; channel += Vec<A>::size) {
       const int lanes = int(std::min<int64_t>(Vec<A>::size, n - channel));
@@ -41,12 +38,7 @@ void pointwise_backward_rows(const PointwiseBackwardParams& p, int64_t begin, in
     for (int64_t chunk = group * p.chunks.chunks_per_group; chunk < p.chunks.last_chunk(group); ++chunk) {
       const int64_t first = p.chunks.chunk_row(chunk), rows = p.chunks.chunk_rows(chunk);
       const A* const g = widened_rows(grad + first * n, rows * n, grad_scratch);
-      if (p.weight) {
-        multiply_rows<A>(g, n, rows, static_cast<const A*>(p.weight), n, k,
-                         [&](int64_t row, int64_t column, Vec<A> sum, auto lanes) {
-                           store(dx + (first + row) * k + column, sum, lanes);
-                         });
-      }
+      if (p.weight) store_product(g, n, rows, static_cast<const A*>(p.weight), n, k, dx + first * k);
       if (p.dweight) {
         const A* const a = widened_rows(x + first * k, rows * k, x_scratch);
         accumulate_outer(g, n, n, a, k, k, rows, static_cast<A*>(p.dweight) + group * n * padded, padded);

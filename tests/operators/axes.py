@@ -14,13 +14,13 @@ PARAMETERS = ("float32", "same")
 SHAPES = (
     (2, 8, 5, 7),
     (3, 1, 13, 9),
-    (70, 3, 2, 3),
+    (35, 3, 2, 3),
     (1, 17, 7, 7),
     (2, 24, 1, 40),
     (2, 40, 16, 16),
     (3, 48, 6, 5),
     (1, 144, 14, 14),
-    (70, 8, 1, 1),
+    (35, 8, 1, 1),
     (2, 17, 33, 3),
 )
 """Channels below, at and between the vector widths; odd, single and long rows; one sample and many."""

@@ -85,10 +85,18 @@ EK_INLINE void multiply_rows(const A* a, int64_t a_row, int64_t rows, const A* p
   });
 }
 
+// The product as rows of T in memory, `columns` apart.
+template <class T, class A>
+void store_product(const A* a, int64_t a_row, int64_t rows, const A* packed, int64_t depth, int64_t columns, T* out) {
+  multiply_rows<A>(a, a_row, rows, packed, depth, columns, [&](int64_t row, int64_t column, Vec<A> sum, auto lanes) {
+    store(out + row * columns + column, sum, lanes);
+  });
+}
+
 // out [a_columns, padded b_columns] += Σ_rows aᵀ b, for a [rows, a_columns] and b [rows, b_columns].
 template <class A>
-EK_INLINE void accumulate_outer(const A* a, int64_t a_row, int64_t a_columns, const A* b, int64_t b_row,
-                                int64_t b_columns, int64_t rows, A* out, int64_t out_row) {
+void accumulate_outer(const A* a, int64_t a_row, int64_t a_columns, const A* b, int64_t b_row, int64_t b_columns,
+                      int64_t rows, A* out, int64_t out_row) {
   for_each_tile_of_columns<A>(b_columns, [&](auto width, int64_t column) {
     constexpr int V = width();
     const A* right[V];
