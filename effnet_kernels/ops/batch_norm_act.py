@@ -125,7 +125,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(x, gamma, beta, *((batch_mean, batch_var) if ctx.training else (mean, var)), keep)
 
 
-def _backward(namespace: Any, ctx: Any, grad: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(namespace: Any, ctx: Any, grad: Tensor, *_unused: None) -> tuple[Tensor | None, ...]:
     x, gamma, beta, mean, var, keep = ctx.saved_tensors
     needs_x, needs_gamma, needs_beta = ctx.needs_input_grad[:3]
     dx = dgamma = dbeta = None

@@ -143,7 +143,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(x, y, w, gamma, beta, *((batch_mean, batch_var) if ctx.training else (mean, var)))
 
 
-def _backward(namespace: Any, ctx: Any, grad: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(namespace: Any, ctx: Any, grad: Tensor, *_unused: None) -> tuple[Tensor | None, ...]:
     x, *saved = ctx.saved_tensors
     gradients = namespace.depthwise_conv_bn_act_backward(dense_like(grad, x), x, *saved, ctx.training, *ctx.settings)
     return (*gradients, None, None, None, None, None, None)

@@ -127,7 +127,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     )
 
 
-def _backward(namespace: Any, ctx: Any, grad: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(namespace: Any, ctx: Any, grad: Tensor, *_unused: None) -> tuple[Tensor | None, ...]:
     x, *saved = ctx.saved_tensors
     gradients = namespace.mbconv_backward(
         channels_last_like(grad, x), x, *saved, ctx.training1, ctx.training2, *ctx.settings

@@ -265,7 +265,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     )
 
 
-def _backward(namespace: Any, ctx: Any, grad: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(namespace: Any, ctx: Any, grad: Tensor, *_unused: None) -> tuple[Tensor | None, ...]:
     u, y, w, gamma1, *saved = ctx.saved_tensors
     du, dw, dgamma1, dbeta1, dgamma2, dbeta2, *dse = namespace.mbconv_core_backward(
         dense_like(grad, u), u, y, w, gamma1, *saved, ctx.training1, ctx.training2, *ctx.settings

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from effnet_kernels.backend import backends
 
@@ -69,8 +70,24 @@ def register_autograd(namespace: str, name: str) -> None:
     """Register the backward of ``name``, if it has one, with the operator in ``namespace``."""
     half = HALVES[name]
     if half.backward is not None:
-        backward = partial(half.backward, getattr(torch.ops, namespace))
-        torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=half.setup_context)
+        backward = partial(_backward_of, half.backward, getattr(torch.ops, namespace))
+        setup_context = None if half.setup_context is None else partial(_without_zeros, half.setup_context)
+        torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup_context)
+
+
+def _without_zeros(
+    setup_context: Callable[..., None], ctx: Any, inputs: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]
+) -> None:
+    """Spares backward the zeros that autograd fills in for outputs without a gradient, as large as activations."""
+    ctx.set_materialize_grads(False)
+    setup_context(ctx, inputs, output)
+
+
+def _backward_of(backward: Callable[..., Any], namespace: Any, ctx: Any, grad: Tensor | None, *rest: Any) -> Any:
+    """No gradient at all where the first output, the only one that has one, was given none."""
+    if grad is None:
+        return (None,) * len(ctx.needs_input_grad)
+    return backward(namespace, ctx, grad, *rest)
 
 
 def _register(name: str, half: Half) -> None:

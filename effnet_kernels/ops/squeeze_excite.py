@@ -80,7 +80,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(*tensors, *vectors)
 
 
-def _backward(namespace: Any, ctx: Any, grad: Tensor, *_unused: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(namespace: Any, ctx: Any, grad: Tensor, *_unused: None) -> tuple[Tensor | None, ...]:
     x, *saved = ctx.saved_tensors
     gradients = namespace.squeeze_excite_backward(dense_like(grad, x), x, *saved, ctx.activation, ctx.gate)
     return (*gradients, None, None)

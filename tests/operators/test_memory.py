@@ -1,14 +1,16 @@
 """Views in, expanded gradients back, and what is kept between forward and backward."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import effnet_kernels as ek
 from operators.axes import LAYOUTS
-from operators.cases import CASES, Case, laid_out, mbconv_core_case
+from operators.cases import CASES, EVERY_CASE, Case, laid_out, mbconv_core_case
 from operators.parity import Loss, check_parity, weighted_sum
 from operators.sampling import label
 
@@ -211,3 +213,29 @@ def test_what_waits_is_bounded() -> None:
         ek.batch_norm_act(torch.randn(2, 32, side, side), None, None, None, None)
     largest = 2 * 32 * 130 * 130 * 4
     assert ek.release_cached_memory() <= 1.5 * largest
+
+
+class _Filled(TorchDispatchMode):
+    """The largest tensor that is filled with a number."""
+
+    largest = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func._schema.name in ("aten::zeros", "aten::zeros_like", "aten::new_zeros", "aten::fill_", "aten::zero_"):
+            self.largest = max(self.largest, out.numel())
+        return out
+
+
+@pytest.mark.parametrize("operator", ["depthwise_conv_bn_act", "mbconv_core", "mbconv"])
+def test_backward_fills_no_activations(operator: str) -> None:
+    """Outputs that are only kept for backward have no gradient, not one of zeros."""
+    case = EVERY_CASE[operator]((2, 8, 9, 7))
+    x = case.tensors["x"].requires_grad_()
+    out = case.call({**case.tensors, "x": x})
+    grad = torch.ones_like(out)
+    with _Filled() as filled:
+        torch.autograd.grad(out, x, grad)
+    assert filled.largest < x.numel()
