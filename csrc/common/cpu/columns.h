@@ -36,7 +36,7 @@ struct Column {
 template <class A, Layout L>
 struct Panel {
   static constexpr int size = Vec<A>::size;
-  static constexpr int max_vectors = L == Layout::nhwc ? int(Extent::kSliceChannels / size) : 1;
+  static constexpr int max_vectors = L == Layout::nhwc ? int(Extent::kMaxSliceChannels / size) : 1;
 
   int64_t image, part;
   int64_t channel;   // first
@@ -159,7 +159,7 @@ EK_INLINE ColumnGradient<A> column_gradient(const Affine& affine, const Gradient
 template <class A, Layout L, class F>
 EK_INLINE void for_each_panel(const Extent& extent, int64_t begin, int64_t end, F f) {
   constexpr int size = Vec<A>::size;
-  const int64_t slices = extent.slices(), chunks = extent.chunks();
+  const int64_t slices = extent.slices(), slice_channels = extent.slice_channels(), chunks = extent.chunks();
   for (int64_t item = begin; item < end; ++item) {
     const int64_t part = item / slices, slice = item % slices;
     if constexpr (L == Layout::nchw) {
@@ -168,8 +168,8 @@ EK_INLINE void for_each_panel(const Extent& extent, int64_t begin, int64_t end, 
     } else {
       const int64_t image = part / chunks;
       const int64_t first_pixel = image * extent.pixels + part % chunks * Extent::kChunkPixels;
-      const int64_t channel = slice * Extent::kSliceChannels;
-      const int64_t channels = std::min(Extent::kSliceChannels, extent.channels - channel);
+      const int64_t channel = slice * slice_channels;
+      const int64_t channels = std::min(slice_channels, extent.channels - channel);
       f(Panel<A, L>{image, part, channel, channels, first_pixel * extent.channels + channel, extent.channels,
                     extent.part_pixels(part), int(channels % size)});
     }

@@ -25,7 +25,7 @@ struct Extent {
   Layout layout;
   int64_t images, channels, pixels;
 
-  static constexpr int64_t kChunkPixels = 256, kSliceChannels = 256;  // channels_last
+  static constexpr int64_t kChunkPixels = 256, kMaxSliceChannels = 1280;  // channels_last
 
   int64_t row() const { return padded_channels(channels); }
   int64_t chunks() const { return layout == Layout::nchw ? 1 : (pixels + kChunkPixels - 1) / kChunkPixels; }
@@ -35,9 +35,13 @@ struct Extent {
     const int64_t rest = pixels - part % chunks() * kChunkPixels;
     return rest < kChunkPixels ? rest : kChunkPixels;
   }
-  int64_t slices() const {
-    return layout == Layout::nchw ? channels : (channels + kSliceChannels - 1) / kSliceChannels;
+  // Slices of channels of about the same size: one in NCHW.
+  int64_t slice_channels() const {
+    if (layout == Layout::nchw) return 1;
+    const int64_t slices = (channels + kMaxSliceChannels - 1) / kMaxSliceChannels;
+    return slices == 0 ? 1 : padded_channels((channels + slices - 1) / slices);
   }
+  int64_t slices() const { return (channels + slice_channels() - 1) / slice_channels(); }
 };
 
 // v = (x − mean) · scale + beta with scale = γ · rstd; x̂ = (x − mean) · rstd.
