@@ -128,7 +128,7 @@ def replay(measured: Callable[[Case], list[Row]], benchmark: BenchmarkFixture) -
         row = next(row for row in measured(case) if row.side == side)
         benchmark.group = case.title
         benchmark.extra_info.update({name: getattr(row, name) for name in EXTRA_INFO})
-        if row.status == "wrong" or (row.status == "failed" and row.family == "fused"):
+        if row.is_error:
             pytest.fail(f"{row.side} is {row.status}: {row.reason}", pytrace=False)
         if row.status != "ok":
             pytest.skip(row.reason)

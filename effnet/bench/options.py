@@ -102,10 +102,12 @@ class BenchOptions:
 
     @property
     def chosen_threads(self) -> Sequence[int]:
-        """Those given; of the targets 1 and 2, and else as many as torch uses."""
+        """Those given; of the targets on a CPU 1 and 2, and else as many as torch uses."""
         if self.threads:
             return self.threads
-        return THREADS if self.targets else (min(torch.get_num_threads(), len(allowed_processors())),)
+        if self.targets and self.chosen_device.type == "cpu":
+            return THREADS
+        return (min(torch.get_num_threads(), len(allowed_processors())),)
 
     @property
     def chosen_sides(self) -> Sequence[str]:

@@ -71,6 +71,11 @@ class Row:
     load: str = ""
 
     @property
+    def is_error(self) -> bool:
+        """Whether the run has failed: a rival that falls over is a remark, one that computes something else is not."""
+        return self.status == "wrong" or (self.status == "failed" and self.family == "fused")
+
+    @property
     def group(self) -> tuple[object, ...]:
         """Rows that agree in these are sides of one case, measured together."""
         return (

@@ -9,7 +9,8 @@ from effnet.bench.cases import Case
 from effnet.doctor.timing import elapsed_ms
 from effnet.doctor.workload import OPERATORS
 
-COPY_ELEMENTS, MATRIX_SIDE, REPEATS = 2**26, 1024, 7
+COPY_ELEMENTS, REPEATS = 2**26, 7
+MATRIX_SIDES = {"cpu": 1024, "cuda": 8192}
 
 # Additions and multiplications for one element, an exponential counted as one.
 _NORMALIZE, _ACTIVATE, _SCALE = 2, 4, 1
@@ -59,14 +60,15 @@ def _flops(case: Case) -> int:
 
 
 def measure_roof(device: torch.device) -> Roof:
-    """With the threads that are set: copying 256 MiB, and multiplying matrices that stay in a cache."""
+    """In float32 and with the threads that are set: copying 256 MiB, and multiplying matrices."""
+    side = MATRIX_SIDES[device.type]
     source = torch.ones(COPY_ELEMENTS, device=device)
     target = torch.empty_like(source)
-    left = torch.ones(MATRIX_SIDE, MATRIX_SIDE, device=device)
+    left = torch.ones(side, side, device=device)
     product = torch.empty_like(left)
     copy_ms = _best_ms(lambda: target.copy_(source), device)
     multiply_ms = _best_ms(lambda: torch.mm(left, left, out=product), device)
-    return Roof(2 * source.nbytes / copy_ms / 1e6, 2 * MATRIX_SIDE**3 / multiply_ms / 1e6)
+    return Roof(2 * source.nbytes / copy_ms / 1e6, 2 * side**3 / multiply_ms / 1e6)
 
 
 def _best_ms(function: Callable[[], object], device: torch.device) -> float:

@@ -77,12 +77,7 @@ def bench(
         if report:
             _report(console, options)
             return
-    # A rival that falls over is said in the table; one that computes something else is nothing to be compared with.
-    wrong = [
-        row
-        for row in _measure(console, options)
-        if row.status == "wrong" or (row.status == "failed" and row.family == "fused")
-    ]
+    wrong = [row for row in _measure(console, options) if row.is_error]
     for row in wrong:
         typer.echo(f"{row.name} {row.size} {row.dtype} {row.mode}: {row.side} is {row.status}: {row.reason}", err=True)
     if wrong:
@@ -163,7 +158,7 @@ def _table(title: str, rows: "Sequence[Row]") -> "Table":
             _number(row.error, ".0e"),
             _megabytes(row.saved_bytes),
             _megabytes(row.step_bytes),
-            Text(row.reason, style="red" if row.status in ("wrong", "failed") else "dim"),
+            Text(row.reason, style="red" if row.is_error else "dim"),
             style="bold" if chosen else None,
         )
     return table
