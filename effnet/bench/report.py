@@ -126,7 +126,9 @@ def _times_row(group: Sequence[Row]) -> list[str]:
 
 
 def _milliseconds(row: Row | None) -> str:
-    return "–" if row is None or row.median_ms is None else f"{row.median_ms:.3g}"
+    if row is None or row.median_ms is None:
+        return "–"
+    return f"{row.median_ms:,.0f}" if row.median_ms >= 100 else f"{row.median_ms:.3g}"
 
 
 def _ratio(comparison: Comparison) -> tuple[str, str]:
