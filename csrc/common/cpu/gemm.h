@@ -53,36 +53,90 @@ EK_INLINE int last_lanes(int64_t columns, int64_t column) {
   return int(std::min<int64_t>(Vec<A>::size, columns - column - (V - 1) * Vec<A>::size));
 }
 
-// a [rows, depth] times `packed` (PackedMatrix): epilogue(row, column, sum, lanes) for every vector of the product.
-template <class A, class Epilogue>
-EK_INLINE void multiply_rows(const A* a, int64_t a_row, int64_t rows, const A* packed, int64_t depth, int64_t columns,
-                             Epilogue epilogue) {
+// One tile of multiply_rows: R rows times V vectors of columns, the last of `lanes` lanes. The rows' element k is at
+// offset(k). `ahead` is what is prefetched on the way, kPackedColumns elements with every k.
+template <int R, int V, class A, class Offset, class Epilogue>
+EK_INLINE void multiply_row_tile(const A* a, int64_t a_row, Offset offset, const A* const (&b)[V], const A* ahead,
+                                 int64_t depth, int64_t row, int64_t column, int lanes, Epilogue& epilogue) {
+  Vec<A> sums[R][V];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) sums[r][v] = Vec<A>::zero();
+  }
+  const A* const first = a + row * a_row;
+  for (int64_t k = 0; k < depth; ++k) {
+    const A* const left = first + offset(k);
+    __builtin_prefetch(ahead + k * kPackedColumns);
+    Vec<A> right[V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) right[v] = load(b[v] + k * kPackedColumns, AllLanes{});
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Vec<A> value = Vec<A>::broadcast(left[r * a_row]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sums[r][v] += value * right[v];
+    }
+  }
+  const int64_t last = column + (V - 1) * Vec<A>::size;
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v + 1 < V; ++v) epilogue(row + r, column + v * Vec<A>::size, sums[r][v], AllLanes{});
+  }
+  if (lanes == Vec<A>::size) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) epilogue(row + r, last, sums[r][V - 1], AllLanes{});
+  } else {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) epilogue(row + r, last, sums[r][V - 1], lanes);
+  }
+}
+
+// f(Constant<R>, first row) for tiles of R rows: kTileRows or one less where that comes out even, as it does for all but
+// small numbers of rows.
+template <class F>
+EK_INLINE void for_each_tile_of_rows(int64_t rows, F f) {
+  constexpr int R = kTileRows;
+  const int64_t tiles = (rows + R - 1) / R, shorter = tiles * R - rows;  // tiles of R - 1
+  int64_t row = 0;
+  if (shorter <= tiles) {
+    for (int64_t tile = shorter; tile < tiles; ++tile, row += R) f(Constant<R>{}, row);
+    for (; row < rows; row += R - 1) f(Constant<R - 1>{}, row);
+    return;
+  }
+  for (; row + R <= rows; row += R) f(Constant<R>{}, row);
+  for (; row + R / 2 <= rows; row += R / 2) f(Constant<R / 2>{}, row);
+  for (; row < rows; ++row) f(Constant<1>{}, row);
+}
+
+// Rows of `depth` elements, element k at offset(k), times `packed` (packed_matrix.h): epilogue(row, column, sum, lanes)
+// for every vector of the product.
+template <class A, class Offset, class Epilogue>
+EK_INLINE void multiply_rows_at(const A* a, int64_t a_row, Offset offset, int64_t rows, const A* packed, int64_t depth,
+                                int64_t columns, Epilogue epilogue) {
   for_each_tile_of_columns<A>(columns, [&](auto width, int64_t column) {
     constexpr int V = width();
     const A* b[V];
     for (int v = 0; v < V; ++v) b[v] = packed_column(packed, depth, column + v * Vec<A>::size);
     const int lanes = last_lanes<V, A>(columns, column);
-    for (int64_t row = 0; row < rows; row += kTileRows) {
-      const int64_t count = std::min<int64_t>(kTileRows, rows - row);
-      const A* left[kTileRows];
-      tile_rows(left, a + row * a_row, a_row, count);
-      Vec<A> sums[kTileRows][V];
-      for (auto& sum_row : sums) {
-        for (Vec<A>& sum : sum_row) sum = Vec<A>::zero();
-      }
-      multiply_tile<V>(left, 1, b, kPackedColumns, depth, AllLanes{}, sums);
-      for (int r = 0; r < kTileRows; ++r) {
-        if (r >= count) break;
-        for (int v = 0; v + 1 < V; ++v) epilogue(row + r, column + v * Vec<A>::size, sums[r][v], AllLanes{});
-        const int64_t last = column + (V - 1) * Vec<A>::size;
-        if (lanes == Vec<A>::size) {
-          epilogue(row + r, last, sums[r][V - 1], AllLanes{});
-        } else {
-          epilogue(row + r, last, sums[r][V - 1], lanes);
-        }
-      }
-    }
+    // A weight read for the first time comes from memory, which would wait for the arithmetic and the arithmetic for it:
+    // the first tiles of rows fetch what the next tile of columns multiplies.
+    const int64_t group = depth * kPackedColumns;
+    const A* ahead = packed + (column + V * Vec<A>::size + kPackedColumns - 1) / kPackedColumns * group;
+    const A* const last = ahead + (V - 1) * group;
+    for_each_tile_of_rows(rows, [&](auto count, int64_t row) {
+      multiply_row_tile<count()>(a, a_row, offset, b, std::exchange(ahead, std::min(ahead + group, last)), depth, row,
+                                 column, lanes, epilogue);
+    });
   });
+}
+
+// The same for a [rows, depth] as it lies in memory.
+template <class A, class Epilogue>
+EK_INLINE void multiply_rows(const A* a, int64_t a_row, int64_t rows, const A* packed, int64_t depth, int64_t columns,
+                             Epilogue epilogue) {
+  multiply_rows_at(a, a_row, [](int64_t k) { return k; }, rows, packed, depth, columns, epilogue);
 }
 
 // The product as rows of T in memory, `columns` apart.
