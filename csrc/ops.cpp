@@ -62,4 +62,11 @@ STABLE_TORCH_LIBRARY(effnet_kernels, m) {
         "float eps2, int activation, int gate) "
         "-> (Tensor dx, Tensor dw_expand, Tensor dgamma1, Tensor dbeta1, Tensor dw, Tensor dgamma2, Tensor dbeta2, "
         "Tensor dw1, Tensor db1, Tensor dw2, Tensor db2, Tensor dw_project)");
+
+  // Inference on CPU over prepared weights: BatchNorm folded in, matrices packed for common/cpu/packed_matrix.h
+  // (effnet_kernels/ops/prepared.py). Activations are channels_last, but for conv_inference's x.
+  m.def("conv_inference(Tensor x, Tensor weight, Tensor bias, Tensor? residual, int out_channels, int kernel_size, "
+        "int stride, SymInt[4] padding, int activation) -> Tensor");
+  m.def("mbconv_inference(Tensor x, Tensor weights, int channels, int out_channels, int squeezed, int kernel_size, "
+        "int stride, SymInt[4] padding, int activation, int gate, bool expands, bool residual) -> Tensor");
 }

@@ -5,9 +5,12 @@ from effnet_kernels.ops.depthwise_conv_bn_act import depthwise_conv_bn_act
 from effnet_kernels.ops.mbconv import mbconv
 from effnet_kernels.ops.mbconv_core import mbconv_core, mbconv_core_unscaled
 from effnet_kernels.ops.pointwise_conv import pointwise_conv
+from effnet_kernels.ops.prepared import PreparedConv, PreparedMBConv
 from effnet_kernels.ops.squeeze_excite import squeeze_excite
 
 __all__ = [
+    "PreparedConv",
+    "PreparedMBConv",
     "batch_norm_act",
     "depthwise_conv_bn_act",
     "mbconv",

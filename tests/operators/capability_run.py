@@ -8,6 +8,7 @@ import torch
 from effnet_kernels import _plan
 from operators.axes import ACTIVATIONS, DTYPES, LAYOUTS
 from operators.cases import EVERY_CASE, mbconv_case, mbconv_core_case, pointwise_conv_case
+from operators.inference_cases import check_every_path
 from operators.parity import check_parity
 
 SHAPES = ((2, 19, 9, 13), (1, 144, 7, 7), (3, 3, 4, 40))
@@ -33,6 +34,7 @@ def main() -> None:
     for channels in (3, 16, 24, 40, 112, 320):
         check_parity(pointwise_conv_case((2, channels, 5, 7), out_channels=channels))
         check_parity(mbconv_case((2, channels, 5, 7), expanded=2 * channels, out_channels=channels))
+    check_every_path()
     print(_plan.cpu_capability())
 
 

@@ -26,6 +26,10 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+PREPARED = frozenset({"conv_inference", "mbconv_inference"})
+"""Operators of the CPU alone, which take prepared weights; test_inference.py checks them."""
+
+
 def operators_of_the_namespace(namespace: str = NAMESPACE) -> set[str]:
     """The name of every operator that ``namespace`` defines."""
     names = torch._C._dispatch_get_all_op_names()

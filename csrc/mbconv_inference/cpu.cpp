@@ -1,0 +1,83 @@
+// mbconv_inference on CPU: checks, allocates, registers.
+#include "mbconv_inference/cpu.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <utility>
+
+#include "common/cpu/prepared.h"
+
+namespace effnet_kernels {
+namespace {
+
+// The sections of the prepared weights, one after the other.
+class Sections {
+ public:
+  explicit Sections(const Tensor& weights) : next(static_cast<const float*>(weights.const_data_ptr())) {}
+  const float* vector(int64_t size) { return std::exchange(next, next + cpu::padded_channels(size)); }
+  const float* matrix(int64_t rows, int64_t columns) { return vector(rows * cpu::padded_channels(columns)); }
+  const float* end() const { return next; }
+
+ private:
+  const float* next;
+};
+
+Tensor mbconv_inference(const Tensor& x, const Tensor& weights, int64_t channels, int64_t out_channels,
+                        int64_t squeezed, int64_t kernel_size, int64_t stride, const std::vector<int64_t>& padding,
+                        int64_t activation, int64_t gate, bool expands, bool residual) {
+  cpu::check_prepared_input(x);
+  STD_TORCH_CHECK(channels >= 1 && out_channels >= 1 && squeezed >= 0, "channels: expected positive numbers");
+  STD_TORCH_CHECK(kernel_size == 3 || kernel_size == 5 || kernel_size == 7, "kernel_size: expected 3, 5 or 7");
+  STD_TORCH_CHECK(stride == 1 || stride == 2, "stride: expected 1 or 2");
+  STD_TORCH_CHECK(padding.size() == 4, "padding: expected 4 values");
+  for (const int64_t p : padding) STD_TORCH_CHECK(p >= 0 && p < kernel_size, "padding: expected 0 to kernel_size - 1");
+  const int64_t in_channels = x.size(1), height = x.size(2), width = x.size(3);
+  const int64_t out_height = (height + padding[0] + padding[1] - kernel_size) / stride + 1;
+  const int64_t out_width = (width + padding[2] + padding[3] - kernel_size) / stride + 1;
+  STD_TORCH_CHECK(height + padding[0] + padding[1] >= kernel_size && width + padding[2] + padding[3] >= kernel_size,
+                  "x: smaller than the kernel");
+  STD_TORCH_CHECK(expands || channels == in_channels, "x: expected ", channels, " channels, got ", in_channels);
+  STD_TORCH_CHECK(!residual || (out_channels == in_channels && out_height == height && out_width == width),
+                  "residual: expected an output of the shape of x");
+  Tensor out = empty_activations(x, {x.size(0), out_channels, out_height, out_width}, Layout::nhwc);
+
+  cpu::MBConvInferenceParams p{};
+  p.dtype = dtype_of(x);
+  p.shape = {x.size(0), channels,         height,      width,           out_height,
+             out_width, int(kernel_size), int(stride), int(padding[0]), int(padding[2])};
+  p.in_channels = in_channels;
+  p.out_channels = out_channels;
+  p.squeezed = squeezed;
+  p.activation = Activation(activation);
+  p.gate = Activation(gate);
+  p.residual = residual;
+  p.x = x.const_data_ptr();
+  p.out = out.mutable_data_ptr();
+
+  // As effnet_kernels/ops/prepared.py joins them.
+  Sections sections(weights);
+  if (expands) {
+    p.expand = sections.matrix(in_channels, channels);
+    p.expand_bias = sections.vector(channels);
+  }
+  p.depthwise = sections.matrix(kernel_size * kernel_size, channels);
+  p.depthwise_bias = sections.vector(channels);
+  if (squeezed > 0) {
+    p.reduce = sections.matrix(channels, squeezed);
+    p.reduce_bias = sections.vector(squeezed);
+    p.excite = sections.matrix(squeezed, channels);
+    p.excite_bias = sections.vector(channels);
+  }
+  p.project = sections.matrix(channels, out_channels);
+  p.project_bias = sections.vector(out_channels);
+  cpu::vector_data(weights, sections.end() - static_cast<const float*>(weights.const_data_ptr()), "weights");
+  cpu::mbconv_inference(p);
+  return out;
+}
+
+}  // namespace
+}  // namespace effnet_kernels
+
+STABLE_TORCH_LIBRARY_IMPL(effnet_kernels, CPU, m) {
+  m.impl("mbconv_inference", TORCH_BOX(&effnet_kernels::mbconv_inference));
+}

@@ -1,0 +1,56 @@
+// A whole MBConv block in inference on CPU, over weights with BatchNorm folded in. Activations are channels_last;
+// arithmetic and scratch are float32 whatever they are stored in.
+#pragma once
+
+#include "common/cpu/passes.h"
+#include "depthwise_conv_bn_act/shape.h"
+
+namespace effnet_kernels::cpu {
+
+// Matrices are packed as in common/cpu/packed_matrix.h; vectors and the rows of `depthwise` have padded_channels values.
+struct MBConvInferenceParams {
+  DType dtype;
+  DepthwiseShape shape;  // of the depthwise convolution
+  int64_t in_channels, out_channels, squeezed;
+  Activation activation, gate;
+  bool residual;  // adds x
+  const void* x;
+  const float *expand, *expand_bias;                         // null: x is what the depthwise convolution reads
+  const float *depthwise, *depthwise_bias;                   // [taps, channels]
+  const float *reduce, *reduce_bias, *excite, *excite_bias;  // null: no squeeze-and-excite
+  const float *project, *project_bias;
+  void* out;
+
+  int64_t row() const { return padded_channels(shape.channels); }
+
+  // Blocks of channels that are expanded and convolved together: three of the widest vectors, as even as can be.
+  static constexpr int64_t kBlockVectors = 3;
+  int64_t vectors() const { return row() / kChannelPadding; }
+  int64_t blocks() const { return (vectors() + kBlockVectors - 1) / kBlockVectors; }
+  int64_t block_begin(int64_t block) const { return vectors() * block / blocks() * kChannelPadding; }
+
+  // The projection's units of work: chunks of rows of z, which stay in L2 while the weights pass by, or, of an image that
+  // is one chunk, parts of the columns.
+  int64_t chunk_rows() const {
+    constexpr int64_t kElements = 65536;
+    const int64_t rows = kElements / row() / 8 * 8;
+    return rows < 8 ? 8 : rows;
+  }
+  int64_t chunks() const { return (shape.out_pixels() + chunk_rows() - 1) / chunk_rows(); }
+  static constexpr int64_t kPartColumns = 96;
+  int64_t parts() const { return chunks() > 1 ? 1 : (out_channels + kPartColumns - 1) / kPartColumns; }
+};
+
+// One image on its way through the block.
+struct MBConvImage {
+  const void* x;         // as stored
+  const float* x_float;  // the same in float32
+  float* z;              // [out_pixels, row()]
+  float* pooled;         // sums of z, then their means
+  float* scale;
+  void* out;
+};
+
+void mbconv_inference(const MBConvInferenceParams&);
+
+}  // namespace effnet_kernels::cpu

@@ -1,0 +1,215 @@
+// An MBConv block's three steps for one image (cpu.h): expand and convolve a block of channels, squeeze and excite,
+// project rows of pixels. Included per instruction set by foreach_capability.h.
+#include "common/cpu/inference.h"
+#include "common/cpu/gemm.h"
+#include "mbconv_inference/cpu_depthwise.h"
+
+// x in float32, for dtypes that are not.
+template <class T>
+void widen_pixels(const T* x, int64_t size, float* out) {
+  int64_t i = 0;
+  for (; i + Vec<float>::size <= size; i += Vec<float>::size) store(out + i, load(x + i, AllLanes{}), AllLanes{});
+  if (i < size) store(out + i, load(x + i, int(size - i)), int(size - i));
+}
+
+// The channels of one block, from x to z: rows are expanded into the ring as the convolution comes to need them.
+template <class Act>
+class BlockOfChannels {
+ public:
+  static constexpr int size = Vec<float>::size;
+
+  BlockOfChannels(const MBConvInferenceParams& params, const MBConvImage& image_, Act activation)
+      : p(params),
+        act(activation),
+        s(params.shape),
+        image(image_),
+        ring(RowRing::make(s, MBConvInferenceParams::kBlockVectors * kChannelPadding / size)),
+        planes(MBConvInferenceParams::kBlockVectors * kChannelPadding / size * ring.plane_size()),
+        offsets(ring.rows * s.width) {
+    for (int64_t y = 0; y < ring.rows; ++y) {
+      for (int64_t x = 0; x < s.width; ++x) offsets[y * s.width + x] = y * ring.row_size() + (s.left + x) * size;
+    }
+  }
+
+  void run(int64_t block) {
+    first = p.block_begin(block);
+    vectors = (p.block_begin(block + 1) - first) / size;
+    for (int64_t v = 0; v < vectors; ++v) store(image.pooled + first + v * size, Vec<float>::zero(), AllLanes{});
+    int64_t ready = 0;  // rows of input
+    for (int64_t y = 0; y < s.out_height; y += ring.strip) {
+      const int64_t end = std::min(y + ring.strip, s.out_height);
+      const int64_t needed = std::min(s.height, (end - 1) * s.stride - s.top + s.kernel_size);
+      if (needed > ready) {
+        // Rows that no output reads are skipped.
+        ready = std::max(ready, std::min(y * s.stride - s.top, needed));
+        p.expand ? expand(ready, needed) : copy(ready, needed);
+        ready = needed;
+      }
+      dispatch_kernel_and_stride(s.kernel_size, s.stride,
+                                 [&](auto kernel, auto stride) { convolve<kernel(), stride()>(y, end); });
+    }
+  }
+
+ private:
+  void expand(int64_t begin, int64_t end) {
+    const float* const bias = p.expand_bias + first;
+    const float* const packed = packed_column(p.expand, p.in_channels, first);
+    float* const target = planes.data();
+    const int64_t plane = ring.plane_size();
+    // The ring's rows are in one piece up to its end.
+    while (begin < end) {
+      const int64_t slot = begin % ring.rows;
+      const int64_t count = std::min(end - begin, ring.rows - slot);
+      const int64_t* const at = offsets.data() + slot * s.width;
+      multiply_rows(image.x_float + begin * s.width * p.in_channels, p.in_channels, count * s.width, packed,
+                    p.in_channels, vectors * size, [&](int64_t row, int64_t column, Vec<float> sum, auto) {
+                      const Vec<float> v = sum + load(bias + column, AllLanes{});
+                      store(target + column / size * plane + at[row], act(v), AllLanes{});
+                    });
+      begin += count;
+    }
+  }
+
+  void copy(int64_t begin, int64_t end) {
+    for (int64_t y = begin; y < end; ++y) {
+      for (int64_t v = 0; v < vectors; ++v) {
+        const int64_t channel = first + v * size;
+        const int lanes = int(std::clamp<int64_t>(s.channels - channel, 0, size));
+        float* const target = planes.data() + v * ring.plane_size() + ring.pixel(y, 0);
+        const float* const source = image.x_float + y * s.width * s.channels + channel;
+        for (int64_t x = 0; x < s.width; ++x) {
+          const float* const pixel = source + x * s.channels;
+          store(target + x * size, lanes == size ? load(pixel, AllLanes{}) : load(pixel, lanes), AllLanes{});
+        }
+      }
+    }
+  }
+
+  template <int K, int S>
+  void convolve(int64_t begin, int64_t end) {
+    for (int64_t v = 0; v < vectors; ++v) {
+      const int64_t channel = first + v * size;
+      const Vec<float> bias = load(p.depthwise_bias + channel, AllLanes{});
+      Vec<float> sum = load(image.pooled + channel, AllLanes{});
+      for (int64_t y = begin; y < end; ++y) {
+        const float* rows[K];
+        for (int ky = 0; ky < K; ++ky) rows[ky] = planes.data() + v * ring.plane_size() + ring.at(y * S - s.top + ky);
+        float* const z = image.z + y * s.out_width * p.row() + channel;
+        const auto finish = [&](int64_t x, Vec<float> v) {
+          const Vec<float> value = act(v);
+          store(z + x * p.row(), value, AllLanes{});
+          sum += value;
+        };
+        for_each_tile_of_rows(s.out_width, [&](auto count, int64_t x) {
+          depthwise_tile<K, S, count()>(rows, x, p.depthwise + channel, p.row(), bias, finish);
+        });
+      }
+      store(image.pooled + channel, sum, AllLanes{});
+    }
+  }
+
+  const MBConvInferenceParams& p;
+  const Act act;
+  const DepthwiseShape& s;
+  const MBConvImage& image;
+  const RowRing ring;
+  Buffer<float> planes;
+  Buffer<int64_t> offsets;  // of a pixel of the ring's rows
+  int64_t first = 0, vectors = 0;
+};
+
+// out = act(packedᵀ v + bias): one of squeeze-and-excite's layers.
+template <class Act>
+EK_INLINE void excite_layer(Act act, const float* v, const float* packed, int64_t depth, const float* bias,
+                            int64_t columns, float* out) {
+  constexpr int kChains = 4;  // sums that do not wait for each other
+  for (int64_t column = 0; column < columns; column += Vec<float>::size) {
+    const float* const w = packed_column(packed, depth, column);
+    Vec<float> sums[kChains];
+    for (auto& sum : sums) sum = Vec<float>::zero();
+    int64_t k = 0;
+    for (; k + kChains <= depth; k += kChains) {
+      for (int i = 0; i < kChains; ++i) {
+        sums[i] += Vec<float>::broadcast(v[k + i]) * load(w + (k + i) * kPackedColumns, AllLanes{});
+      }
+    }
+    for (; k < depth; ++k) sums[0] += Vec<float>::broadcast(v[k]) * load(w + k * kPackedColumns, AllLanes{});
+    const Vec<float> sum = (sums[0] + sums[1]) + (sums[2] + sums[3]) + load(bias + column, AllLanes{});
+    store(out + column, act(sum), AllLanes{});
+  }
+}
+
+// Bias and residual on the way from registers to memory; `start` and `first` are the element and the column of the first. The dtype is a run-time value:
+// products for every dtype would be several times the code.
+struct ProjectEpilogue {
+  const MBConvInferenceParams& p;
+  const MBConvImage& image;
+  int64_t start, first;
+
+  template <class Lanes>
+  EK_INLINE void operator()(int64_t row, int64_t column, Vec<float> sum, Lanes lanes) const {
+    const Vec<float> v = sum + load(p.project_bias + first + column, AllLanes{});
+    dispatch_float32_storage(p.dtype, [&](auto type) __attribute__((always_inline)) {
+      using T = typename decltype(type)::type;
+      const int64_t at = start + row * p.out_channels + column;
+      const T* const x = static_cast<const T*>(image.x);
+      store(static_cast<T*>(image.out) + at, p.residual ? v + load(x + at, lanes) : v, lanes);
+    });
+  }
+};
+
+// Entry points.
+
+inline void mbconv_widen(const MBConvInferenceParams& p, const void* x, int64_t size, float* out) {
+  dispatch_float32_storage(
+      p.dtype, [&](auto type) { widen_pixels(static_cast<const typename decltype(type)::type*>(x), size, out); });
+}
+
+inline void mbconv_channels(const MBConvInferenceParams& p, const MBConvImage& image, int64_t begin, int64_t end) {
+  dispatch_fast_activation(p.activation, [&](auto act) {
+    BlockOfChannels<decltype(act)> blocks(p, image, act);
+    for (int64_t block = begin; block < end; ++block) blocks.run(block);
+  });
+}
+
+inline void mbconv_excite(const MBConvInferenceParams& p, const MBConvImage& image) {
+  const Vec<float> count = Vec<float>::broadcast(float(p.shape.out_pixels()));
+  for (int64_t c = 0; c < p.row(); c += Vec<float>::size) {
+    store(image.pooled + c, load(image.pooled + c, AllLanes{}) / count, AllLanes{});
+  }
+  const Scratch hidden = make_scratch(padded_channels(p.squeezed));
+  dispatch_fast_activation(p.activation, [&](auto act) {
+    excite_layer(act, image.pooled, p.reduce, p.shape.channels, p.reduce_bias, padded_channels(p.squeezed),
+                 hidden.get());
+  });
+  const auto excite = [&](auto gate) {
+    excite_layer([](Vec<float> v) { return activate<decltype(gate)::value>(v); }, hidden.get(), p.excite, p.squeezed,
+                 p.excite_bias, p.row(), image.scale);
+  };
+  if (p.gate == Activation::sigmoid) {
+    excite(Constant<Activation::sigmoid>{});
+  } else {
+    excite(Constant<Activation::hardsigmoid>{});
+  }
+}
+
+inline void mbconv_scale(const MBConvInferenceParams& p, const MBConvImage& image, int64_t begin, int64_t end) {
+  for (int64_t row = begin; row < end; ++row) {
+    float* const z = image.z + row * p.row();
+    for (int64_t c = 0; c < p.row(); c += Vec<float>::size) {
+      store(z + c, load(z + c, AllLanes{}) * load(image.scale + c, AllLanes{}), AllLanes{});
+    }
+  }
+}
+
+inline void mbconv_project(const MBConvInferenceParams& p, const MBConvImage& image, int64_t begin, int64_t end) {
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t row = unit / p.parts() * p.chunk_rows();
+    const int64_t rows = std::min(p.chunk_rows(), p.shape.out_pixels() - row);
+    const int64_t column = unit % p.parts() * MBConvInferenceParams::kPartColumns;
+    const int64_t columns =
+        p.parts() == 1 ? p.out_channels : std::min(MBConvInferenceParams::kPartColumns, p.out_channels - column);
+    multiply_rows(image.z + row * p.row(), p.row(), rows, packed_column(p.project, p.shape.channels, column),
+                  p.shape.channels, columns, ProjectEpilogue{p, image, row * p.out_channels + column, column});
+  }
+}

@@ -1,0 +1,82 @@
+// Runs an MBConv block's steps over images and threads. A batch is shared among threads by images, each of which passes
+// through the block as a whole and stays in the caches; few images are shared by blocks of channels, then by rows.
+#include "common/cpu/buffer.h"
+#include "common/cpu/packed_matrix.h"
+#include "common/cpu/parallel.h"
+#include "common/cpu/scratch.h"
+#include "mbconv_inference/cpu.h"
+#define EK_KERNEL_FILE "mbconv_inference/cpu_kernel.h"
+#include "common/cpu/foreach_capability.h"
+
+namespace effnet_kernels::cpu {
+namespace {
+
+constexpr int64_t kManyImages = 8;
+
+struct Steps {
+  decltype(&baseline::mbconv_widen) widen = EK_SELECT(mbconv_widen);
+  decltype(&baseline::mbconv_channels) channels = EK_SELECT(mbconv_channels);
+  decltype(&baseline::mbconv_excite) excite = EK_SELECT(mbconv_excite);
+  decltype(&baseline::mbconv_scale) scale = EK_SELECT(mbconv_scale);
+  decltype(&baseline::mbconv_project) project = EK_SELECT(mbconv_project);
+};
+
+// Scratch memory that one image after the other uses.
+struct Workspace {
+  const MBConvInferenceParams& p;
+  int64_t x_size = p.shape.pixels() * p.in_channels;
+  int64_t out_size = p.shape.out_pixels() * p.out_channels;
+  int64_t element = p.dtype == DType::float32 ? 4 : 2;
+  Scratch z = make_scratch(p.shape.out_pixels() * p.row());
+  Scratch vectors = make_scratch(2 * p.row());
+  Scratch x = make_scratch(p.dtype == DType::float32 ? 0 : x_size);
+
+  MBConvImage image(const Steps& steps, int64_t n) const {
+    const void* const stored = static_cast<const char*>(p.x) + n * x_size * element;
+    if (p.dtype != DType::float32) steps.widen(p, stored, x_size, x.get());
+    return {stored,
+            p.dtype == DType::float32 ? static_cast<const float*>(stored) : x.get(),
+            z.get(),
+            vectors.get(),
+            vectors.get() + p.row(),
+            static_cast<char*>(p.out) + n * out_size * element};
+  }
+};
+
+}  // namespace
+
+void mbconv_inference(const MBConvInferenceParams& p) {
+  const Steps steps;
+  if (p.shape.images >= kManyImages) {
+    parallel_over(p.shape.images, INT64_MAX, [&](int64_t begin, int64_t end) {
+      const Workspace workspace{p};
+      for (int64_t n = begin; n < end; ++n) {
+        const MBConvImage image = workspace.image(steps, n);
+        steps.channels(p, image, 0, p.blocks());
+        if (p.reduce) {
+          steps.excite(p, image);
+          steps.scale(p, image, 0, p.shape.out_pixels());
+        }
+        steps.project(p, image, 0, p.chunks() * p.parts());
+      }
+    });
+    return;
+  }
+  if (p.shape.images == 0) return;
+  const Workspace workspace{p};
+  const int64_t block = p.shape.pixels() * p.in_channels * MBConvInferenceParams::kBlockVectors;
+  const int64_t unit = p.chunk_rows() * p.out_channels * p.vectors() / p.parts();
+  for (int64_t n = 0; n < p.shape.images; ++n) {
+    const MBConvImage image = workspace.image(steps, n);
+    parallel_over(p.blocks(), block, [&](int64_t begin, int64_t end) { steps.channels(p, image, begin, end); });
+    if (p.reduce) {
+      steps.excite(p, image);
+      parallel_over(p.shape.out_pixels(), p.row(),
+                    [&](int64_t begin, int64_t end) { steps.scale(p, image, begin, end); });
+    }
+    parallel_over(p.chunks() * p.parts(), unit,
+                  [&](int64_t begin, int64_t end) { steps.project(p, image, begin, end); });
+  }
+}
+
+}  // namespace effnet_kernels::cpu
