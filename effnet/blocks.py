@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effnet.config import BlockConfig
+from effnet.inference import prepared_conv, prepared_mbconv
 from effnet.switch import Switchable
 from effnet_kernels import pointwise_conv
 from effnet_kernels.arguments import Padding, same_padding, symmetric_padding
@@ -85,6 +86,9 @@ class ConvBNAct(Switchable):
         self.activation = settings.activation if activation is None else activation
 
     def forward(self, x: Tensor, keep: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        prepared = prepared_conv(self, x) if keep is None else None
+        if prepared is not None:
+            return prepared(x, self.conv.explicit_padding(x), residual)
         pointwise = self.runs_fused and self.conv.is_pointwise
         y = pointwise_conv(x, self.conv.weight) if pointwise else self.conv(x)
         return batch_norm_act(y, self.bn, self.activation, keep, residual, fused=self.runs_fused)
@@ -145,6 +149,9 @@ class MBConv(ResidualBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         padding = self.depthwise.conv.explicit_padding(x)
+        prepared = prepared_mbconv(self, x)
+        if prepared is not None:
+            return prepared(x, padding)
         bn1 = None if self.expand is None else self.expand.bn
         if self._folds_scale(x):
             u = x if self.expand is None else self.expand.conv(x)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from effnet.arguments import check_bn_eps, check_count, check_flag, check_number, check_padding, check_rate
 from effnet.blocks import ConvBNAct, LayerSettings, PaddedConv2d, PaddingRule, build_block
 from effnet.config import TF_PREFIX, Variant, canonical_name, find_variant
+from effnet.inference import prepared_linear
 from effnet.switch import Switchable, check_fused
 from effnet.weights import WeightsSource, fetch_weights, load_weights
 
@@ -141,8 +142,11 @@ class EfficientNet(EfficientNetFeatures):
     def forward(self, x: Tensor) -> Tensor:
         self._check_input(x)
         x = self.head(self.stages(self.stem_features(x)))
-        pooled = F.dropout(F.adaptive_avg_pool2d(x, 1).flatten(1), self.dropout, self.training)
-        return cast(Tensor, self.classifier(pooled))
+        pooled = F.dropout(F.adaptive_avg_pool2d(x, 1), self.dropout, self.training)
+        classifier = prepared_linear(self.classifier, pooled, fused=self.runs_fused)
+        if classifier is not None:
+            return classifier(pooled, (0, 0, 0, 0)).flatten(1)
+        return cast(Tensor, self.classifier(pooled.flatten(1)))
 
 
 def initialise(model: nn.Module) -> None:

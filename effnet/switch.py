@@ -4,12 +4,16 @@ A block's own setting decides where it has one, else the process default ``effne
 parameters, buffers or random numbers, so a network can be switched at any moment.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 import effnet
+from effnet.prepared import forget
+
+Self = TypeVar("Self", bound="Switchable")
 
 
 def check_fused(value: object, *, optional: bool) -> None:
@@ -53,6 +57,14 @@ class Switchable(nn.Module):
         for module in self.modules():
             if isinstance(module, Switchable):
                 module._fused = value
+
+    def train(self: Self, mode: bool = True) -> Self:
+        forget(self)
+        return super().train(mode)
+
+    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        forget(self)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     @property
     def runs_fused(self) -> bool:

@@ -1,0 +1,81 @@
+"""The blocks' layers as one operator each, in inference on CPU; ``effnet.prepared`` says when.
+
+Only layers as this package builds them: with another class in a submodule's place they run as their modules say.
+"""
+
+from torch import Tensor, nn
+
+import effnet.blocks
+from effnet.prepared import prepared
+from effnet_kernels.arguments import KERNEL_SIZES, STRIDES, BatchNorm
+from effnet_kernels.nn import SqueezeExcite2d, batch_norm_arguments
+from effnet_kernels.ops.prepared import PreparedConv, PreparedMBConv
+
+
+def prepared_conv(layer: "effnet.blocks.ConvBNAct", x: Tensor) -> PreparedConv | None:
+    """``layer`` as one operator, where it and ``x`` allow that."""
+
+    def prepare() -> PreparedConv | None:
+        parts = _conv_and_norm(layer)
+        if parts is None or layer.conv.groups != 1:
+            return None
+        return PreparedConv.make(*parts, stride=layer.conv.stride[0], activation=layer.activation)
+
+    return prepared(layer, x, prepare) if layer.runs_fused else None
+
+
+def prepared_linear(layer: nn.Linear, x: Tensor, *, fused: bool) -> PreparedConv | None:
+    """``layer`` for single pixels ``x`` of (N, C, 1, 1), where it and ``x`` allow that.
+
+    A classifier's weights are read once per call, from memory; prepared, they are read in half the time.
+    """
+
+    def prepare() -> PreparedConv | None:
+        plain = type(layer) is nn.Linear and layer.bias is not None
+        return PreparedConv.linear(layer.weight, layer.bias) if plain else None
+
+    return prepared(layer, x, prepare) if fused else None
+
+
+def prepared_mbconv(layer: "effnet.blocks.MBConv", x: Tensor) -> PreparedMBConv | None:
+    """``layer`` as one operator, where it and ``x`` allow that."""
+
+    def prepare() -> PreparedMBConv | None:
+        expand, depthwise, se, project = layer.expand, layer.depthwise, layer.squeeze_excite, layer.project
+        parts = [None if conv is None else _conv_and_norm(conv) for conv in (expand, depthwise, project)]
+        if (expand is not None and parts[0] is None) or parts[1] is None or parts[2] is None:
+            return None
+        conv = depthwise.conv
+        plain = conv.kernel_size[0] in KERNEL_SIZES and conv.stride[0] in STRIDES and conv.groups == conv.in_channels
+        if not plain or project.activation != "identity" or (se is not None and not _is_plain_excitation(se)):
+            return None
+        return PreparedMBConv.make(
+            parts[0],
+            parts[1],
+            None if se is None else se.arguments(),
+            parts[2],
+            stride=conv.stride[0],
+            activation=depthwise.activation,
+            gate="sigmoid" if se is None else se.gate,
+            residual=layer.has_skip,
+        )
+
+    return prepared(layer, x, prepare) if layer.runs_fused else None
+
+
+def _conv_and_norm(layer: "effnet.blocks.ConvBNAct") -> tuple[Tensor, BatchNorm] | None:
+    """The tensors of a convolution and its BatchNorm as this package builds them, with constant statistics."""
+    conv, bn = layer.conv, layer.bn
+    if type(layer) is not effnet.blocks.ConvBNAct or type(conv) is not effnet.blocks.PaddedConv2d:
+        return None
+    square = conv.kernel_size[0] == conv.kernel_size[1] and conv.stride[0] == conv.stride[1]
+    if not square or conv.dilation != (1, 1) or conv.bias is not None or type(bn) is not nn.BatchNorm2d:
+        return None
+    if bn.training or bn.running_mean is None:
+        return None
+    return conv.weight, batch_norm_arguments(bn)
+
+
+def _is_plain_excitation(se: SqueezeExcite2d) -> bool:
+    layers = (se.reduce, se.expand)
+    return type(se) is SqueezeExcite2d and all(type(m) is nn.Conv2d and m.bias is not None for m in layers)

@@ -1,0 +1,109 @@
+"""Inference weights of a layer, prepared once and used until the layer changes.
+
+On CPU, in evaluation and without gradients, a fused layer runs as one operator over weights with BatchNorm folded in
+and packed for the kernel (``effnet_kernels.ops.prepared``). They live beside the layer and not in it: not in its state
+dict, and neither pickled nor copied with it. They take as much memory again as the parameters.
+
+They are prepared again when anything they were made from has changed: a parameter or buffer, in place or replaced, a
+submodule, or a setting such as ``eps``. What PyTorch itself does not see, an edit through ``parameter.data``, takes
+effect with the next ``train()``, ``eval()`` or ``to()`` of the layer or of what contains it. A layer with hooks runs as
+its modules say.
+"""
+
+from collections.abc import Callable
+from operator import attrgetter, itemgetter
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
+
+from effnet_kernels.backend import backend_for
+from effnet_kernels.ops.prepared import DTYPES
+
+Weights = TypeVar("Weights")
+
+_GLOBAL_HOOKS = (nn_module._global_forward_hooks, nn_module._global_forward_pre_hooks)
+_PLAIN_TENSORS = (Tensor, nn.Parameter)
+_VERSION = attrgetter("_version")
+
+
+_SETTINGS = ("training", "eps", "stride", "activation", "gate")
+
+
+def _settings_of(module: nn.Module) -> list[str]:
+    """The names of what the weights, or the call of the operator, take from ``module`` itself."""
+    return [name for name in _SETTINGS if name in module.__dict__]
+
+
+class _Entry(Generic[Weights]):
+    """Prepared weights, None where there can be none, and what they were made from."""
+
+    def __init__(self, layer: nn.Module, prepare: Callable[[], Weights | None]) -> None:
+        modules = list(layer.modules())
+        self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self.children = [m._modules for m in modules if m._modules]
+        self.children_then = [dict(children) for children in self.children]
+        # Of the modules' dictionaries and not of the modules: the layer itself must not be kept alive.
+        self.settings = [(itemgetter(*names), m.__dict__) for m in modules if (names := _settings_of(m))]
+        self.settings_then = self._settings_now()
+        self.tensor_mappings = [mapping for m in modules for mapping in (m._parameters, m._buffers) if mapping]
+        self.tensors = self._tensors_now()
+        self.ids = list(map(id, self.tensors))
+        self.weights: Weights | None = None
+        self.dtypes = {
+            t.dtype for m in modules if isinstance(m, (nn.Conv2d, nn.Linear)) for t in m.parameters(recurse=False)
+        }
+        self.counts_changes = all(type(t) in _PLAIN_TENSORS and not t.is_inference() for t in self.tensors)
+        own_forward = any("forward" in m.__dict__ for m in modules)
+        if self.counts_changes and not own_forward and all(t.device.type == "cpu" for t in self.tensors):
+            with torch.inference_mode(False), torch.no_grad():
+                self.weights = prepare()
+        self.state = self._state()
+
+    def _tensors_now(self) -> list[Tensor]:
+        return [t for mapping in self.tensor_mappings for t in mapping.values() if t is not None]
+
+    def _settings_now(self) -> list[Any]:
+        return [get(attributes) for get, attributes in self.settings]
+
+    def _state(self) -> tuple[list[int], list[int]] | None:
+        if not self.counts_changes:
+            return None
+        return list(map(_VERSION, self.tensors)), list(map(Tensor.data_ptr, self.tensors))
+
+    def is_current(self) -> bool:
+        if self.children != self.children_then or self._settings_now() != self.settings_then:
+            return False
+        return list(map(id, self._tensors_now())) == self.ids and self._state() == self.state
+
+    def serves(self, x: Tensor) -> bool:
+        if any(self.hooks) or any(_GLOBAL_HOOKS):
+            return False
+        if torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in self.tensors)):
+            return False
+        return self.dtypes == {x.dtype} or torch.is_autocast_enabled("cpu")
+
+
+_entries: WeakKeyDictionary[nn.Module, _Entry[Any]] = WeakKeyDictionary()
+
+
+def forget(layer: nn.Module) -> None:
+    """Drop what was prepared for ``layer`` and for the modules directly in it."""
+    for module in (layer, *layer.children()):
+        _entries.pop(module, None)
+
+
+def prepared(layer: nn.Module, x: Tensor, prepare: Callable[[], Weights | None]) -> Weights | None:
+    """What ``prepare`` makes of ``layer``, in evaluation, or None where it does not serve ``x``."""
+    if torch.compiler.is_compiling() or layer.training:
+        return None
+    if type(x) not in _PLAIN_TENSORS or x.device.type != "cpu" or x.dtype not in DTYPES or x.layout != torch.strided:
+        return None
+    if x.dim() != 4 or torch._C._get_tracing_state() is not None or backend_for(x.device) != "cpu":
+        return None
+    entry = _entries.get(layer)
+    if entry is None or not entry.is_current():
+        entry = _entries[layer] = _Entry(layer, prepare)
+    return entry.weights if entry.weights is not None and entry.serves(x) else None
