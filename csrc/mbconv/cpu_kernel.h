@@ -25,13 +25,11 @@ void scaled_part(const ProjectForwardParams& p, int64_t part, accumulator_t<T>* 
   using A = accumulator_t<T>;
   const int64_t c = p.channels, row = padded_channels(c);
   const T* const y = static_cast<const T*>(p.y) + p.chunks.first_row(part) * c;
-  for_each_row_tile<A>(p.chunks.part_size(part), c, [&](auto tile, int64_t r, int64_t channel, auto lanes) {
+  for_each_vector_of_rows<A>(p.chunks.part_size(part), c, [&](int64_t r, int64_t channel, auto lanes) {
     const auto affine = affine_at<A>(p.affine2, channel);
     const Vec<A> scale = scale_at<A>(p.scale, p.chunks.image(part), row, channel);
-    for (int i = 0; i < tile(); ++i) {
-      const Vec<A> value = load(y + (r + i) * c + channel, lanes);
-      store(scaled + (r + i) * row + channel, activate<Act>(affine.transformed(value)) * scale, AllLanes{});
-    }
+    const Vec<A> value = load(y + r * c + channel, lanes);
+    store(scaled + r * row + channel, activate<Act>(affine.transformed(value)) * scale, AllLanes{});
   });
 }
 
@@ -67,23 +65,16 @@ void project_backward_part(const ProjectBackwardParams& p, int64_t part, accumul
   A* const gz_sums = static_cast<A*>(p.gz_sum) + part * row;
   A* const slope_sums = static_cast<A*>(p.slope_sum) + part * row;
   A* const slope_x_sums = static_cast<A*>(p.slope_x_sum) + part * row;
-  for_each_row_tile<A>(p.chunks.part_size(part), c, [&](auto tile, int64_t r, int64_t channel, auto lanes) {
+  for_each_vector_of_rows<A>(p.chunks.part_size(part), c, [&](int64_t r, int64_t channel, auto lanes) {
     const auto affine = affine_at<A>(p.affine2, channel);
     const Vec<A> scale = scale_at<A>(p.scale, p.chunks.image(part), row, channel);
-    Vec<A> gz = Vec<A>::zero(), slope = gz, slope_x = gz;
-    for (int i = 0; i < tile(); ++i) {
-      const int64_t at = (r + i) * c + channel;
-      const Vec<A> value = load(y + at, lanes), grad = load(g + at, lanes);
-      const auto z = activate_with_derivative<Act>(affine.transformed(value));
-      const Vec<A> dv = grad * z.derivative;
-      gz += grad * z.value;
-      slope += dv;
-      slope_x += dv * affine.normalized(value);
-      store(scaled + (r + i) * row + channel, z.value * scale, AllLanes{});
-    }
-    add_to(gz_sums + channel, gz);
-    add_to(slope_sums + channel, slope);
-    add_to(slope_x_sums + channel, slope_x);
+    const Vec<A> value = load(y + r * c + channel, lanes), grad = load(g + r * c + channel, lanes);
+    const auto z = activate_with_derivative<Act>(affine.transformed(value));
+    const Vec<A> dv = grad * z.derivative;
+    store(scaled + r * row + channel, z.value * scale, AllLanes{});
+    add_to(gz_sums + channel, grad * z.value);
+    add_to(slope_sums + channel, dv);
+    add_to(slope_x_sums + channel, dv * affine.normalized(value));
   });
 }
 
@@ -122,15 +113,13 @@ void expand_backward_rows(const ExpandBackwardParams& p, int64_t begin, int64_t 
     for (int64_t chunk = group * p.chunks.chunks_per_group; chunk < p.chunks.last_chunk(group); ++chunk) {
       const int64_t first = p.chunks.chunk_row(chunk), rows = p.chunks.chunk_rows(chunk);
       const T *const dv = static_cast<const T*>(p.dv) + first * c, *const u = static_cast<const T*>(p.u) + first * c;
-      for_each_row_tile<A>(rows, c, [&](auto tile, int64_t r, int64_t channel, auto lanes) {
+      for_each_vector_of_rows<A>(rows, c, [&](int64_t r, int64_t channel, auto lanes) {
         const auto affine = affine_at<A>(p.affine1, channel);
         const Vec<A> mean_dv = load(static_cast<const A*>(p.mean_dv) + channel, AllLanes{});
         const Vec<A> mean_dv_x = load(static_cast<const A*>(p.mean_dv_x) + channel, AllLanes{});
-        for (int i = 0; i < tile(); ++i) {
-          const int64_t at = (r + i) * c + channel;
-          const Vec<A> centred = load(dv + at, lanes) - mean_dv - affine.normalized(load(u + at, lanes)) * mean_dv_x;
-          store(du.data() + (r + i) * row + channel, affine.scale * centred, AllLanes{});
-        }
+        const int64_t at = r * c + channel;
+        const Vec<A> centred = load(dv + at, lanes) - mean_dv - affine.normalized(load(u + at, lanes)) * mean_dv_x;
+        store(du.data() + r * row + channel, affine.scale * centred, AllLanes{});
       });
       multiply_rows<A>(
           du.data(), row, rows, static_cast<const A*>(p.weight), c, k,

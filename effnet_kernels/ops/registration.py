@@ -33,13 +33,8 @@ HALVES: dict[str, Half] = {}
 
 CPU_ONLY = frozenset(
     {
-        "pointwise_conv",
-        "pointwise_conv_backward",
-        "mbconv",
-        "mbconv_backward",
-        "conv_inference",
-        "mbconv_inference",
-        "release_cached_memory",
+        *("pointwise_conv", "pointwise_conv_backward", "mbconv", "mbconv_backward"),
+        *("conv_inference", "mbconv_inference", "release_cached_memory"),
     }
 )
 """What only the CPU computes in one operator."""

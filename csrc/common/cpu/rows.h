@@ -18,16 +18,13 @@ Buffer<accumulator_t<T>> widening_scratch(int64_t elements) {
   return Buffer<accumulator_t<T>>(std::is_same_v<T, accumulator_t<T>> ? 0 : elements);
 }
 
-// f(Constant<R>, row, channel, lanes) over rows × channels: R rows at a time share what belongs to the channels.
+// f(row, channel, lanes) over rows × channels as they lie in memory: any other order, even of four rows at a time, is not
+// what the processor's prefetching foresees.
 template <class A, class F>
-EK_INLINE void for_each_row_tile(int64_t rows, int64_t channels, F f) {
-  constexpr int kRows = 4;
-  const auto across = [&](auto tile, int64_t row) {
+EK_INLINE void for_each_vector_of_rows(int64_t rows, int64_t channels, F f) {
+  for (int64_t row = 0; row < rows; ++row) {
     int64_t channel = 0;
-    for (; channel + Vec<A>::size <= channels; channel += Vec<A>::size) f(tile, row, channel, AllLanes{});
-    if (channel < channels) f(tile, row, channel, int(channels - channel));
-  };
-  int64_t row = 0;
-  for (; row + kRows <= rows; row += kRows) across(Constant<kRows>{}, row);
-  for (; row < rows; ++row) across(Constant<1>{}, row);
+    for (; channel + Vec<A>::size <= channels; channel += Vec<A>::size) f(row, channel, AllLanes{});
+    if (channel < channels) f(row, channel, int(channels - channel));
+  }
 }
