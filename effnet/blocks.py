@@ -65,6 +65,12 @@ class PaddedConv2d(nn.Conv2d):
         return F.conv2d(x, self.weight, None, self.stride, (top, left), self.dilation, self.groups)
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of ``module`` runs hooks, which its weights in another operator would leave out."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
+
+
 class ConvBNAct(Switchable):
     """act(BN(conv(x))) · keep[n] (+ residual): ``conv`` and ``bn``."""
 
@@ -89,7 +95,7 @@ class ConvBNAct(Switchable):
         prepared = prepared_conv(self, x) if keep is None else None
         if prepared is not None:
             return prepared(x, self.conv.explicit_padding(x), residual)
-        pointwise = self.runs_fused and self.conv.is_pointwise
+        pointwise = self.runs_fused and self.conv.is_pointwise and not has_hooks(self.conv)
         y = pointwise_conv(x, self.conv.weight) if pointwise else self.conv(x)
         return batch_norm_act(y, self.bn, self.activation, keep, residual, fused=self.runs_fused)
 
@@ -156,7 +162,8 @@ class MBConv(ResidualBlock):
         if self._folds_scale(x):
             u = x if self.expand is None else self.expand.conv(x)
             return self._project_scaled(u, padding, self.residual(x))
-        if self.runs_fused:
+        convolutions = (self.project, self.project.conv, *(() if self.expand is None else (self.expand.conv,)))
+        if self.runs_fused and not any(has_hooks(module) for module in convolutions):
             projected = mbconv(
                 x,
                 self.depthwise.conv,
@@ -178,7 +185,7 @@ class MBConv(ResidualBlock):
             se=self.squeeze_excite,
             padding=padding,
             activation=self.depthwise.activation,
-            fused=False,
+            fused=self.runs_fused,
         )
         return self.project(core, self.keep(x), self.residual(x))
 

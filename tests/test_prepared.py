@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import effnet
 import effnet_kernels as ek
-from effnet.blocks import FusedMBConv, LayerSettings, MBConv, build_block
+from effnet.blocks import FusedMBConv, LayerSettings, MBConv, ResidualBlock, build_block
 from effnet.config import BlockConfig
 from effnet.prepared import _entries
 from tolerances import TOLERANCES, assert_close, relative_error
@@ -105,15 +105,19 @@ class TestUse:
     def test_whole_networks(self, name: str) -> None:
         torch.manual_seed(0)
         model = draw(effnet.create_model(name, features_only=True)).eval()
+        for part in model.modules():
+            # At full strength forty random branches, each on top of the last, leave nothing but rounding errors.
+            if isinstance(part, ResidualBlock) and part.has_skip:
+                nn.init.uniform_(part.project.bn.weight, 0.1, 0.3)
         x = torch.randn(1, 3, 65, 90, generator=torch.Generator().manual_seed(1))
         with torch.inference_mode():
             with effnet.use_fused(True):
                 fused = model(x)
-            unfused = model(x)
+            peers = [model(x.contiguous(memory_format=f)) for f in (torch.contiguous_format, torch.channels_last)]
             exact = model.double()(x.double())
-        for a, b, c in zip(fused, unfused, exact, strict=True):
-            # With random weights the depth magnifies a rounding, and PyTorch's own roundings alike.
-            assert_close(a, c, 3 * relative_error(b, c) + 1e-6, name)
+        for a, *unfused, c in zip(fused, *peers, exact, strict=True):
+            # PyTorch's own roundings are of another size in either layout.
+            assert_close(a, c, 3 * max(relative_error(b, c) for b in unfused) + 1e-6, name)
 
     def test_a_classifier_follows_its_weights(self) -> None:
         torch.manual_seed(0)
@@ -173,8 +177,9 @@ class TestUse:
             assert_close(
                 built(image().to(dtype)), block().to(dtype).float()(image()), TOLERANCES[dtype].forward, "half"
             )
-            with pytest.raises(RuntimeError):
-                built(image())  # a convolution of another dtype, as in PyTorch
+            # Activations of another dtype than the weights go the ordinary way.
+            assert built(image()).dtype == torch.float32
+            assert not prepared_names(built, image()) & {"effnet_kernels::mbconv_inference"}
 
     def test_not_while_compiling(self) -> None:
         built = block()
