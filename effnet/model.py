@@ -14,6 +14,7 @@ from effnet.config import TF_PREFIX, Variant, canonical_name, find_variant
 from effnet.inference import prepared_linear
 from effnet.switch import Switchable, check_fused
 from effnet.weights import WeightsSource, fetch_weights, load_weights
+from effnet_kernels import backend_for
 
 STRIDE = 32
 """How many pixels of the input one pixel of the last feature map stands for, along each axis."""
@@ -96,9 +97,9 @@ class EfficientNetFeatures(Switchable):
     def stem_features(self, x: Tensor) -> Tensor:
         """The stem's output for an input of any layout, in the one that the blocks are fastest in.
 
-        Fused on CPU that is channels_last: an image has few channels, so that no later conversion is as cheap.
+        On the CPU's kernels that is channels_last: an image has few channels, so that no later conversion is as cheap.
         """
-        if not self.runs_fused or x.device.type != "cpu":
+        if not self.runs_fused or backend_for(x.device, x.dtype) != "cpu":
             return cast(Tensor, self.stem(x))
         out: Tensor = self.stem(x.contiguous(memory_format=torch.channels_last))
         # A single channel is in both layouts, and what a convolution then returns is its own choice.

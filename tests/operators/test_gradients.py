@@ -1,13 +1,16 @@
 """Gradients against finite differences, in float64, and what is said where there is no gradient."""
 
+from collections.abc import Callable, Mapping
+
 import pytest
 import torch
 from torch import Tensor
 
 from operators.axes import LAYOUTS
 from operators.cases import (
+    CASES,
+    CPU_CASES,
     DIFFERENTIABLE,
-    EVERY_CASE,
     RUNNING_STATISTICS,
     Case,
     batch_norm_act_case,
@@ -107,14 +110,12 @@ def test_mbconv(expanded: int | None, bn1: str, bn2: str, se: str | None) -> Non
     check_gradients(mbconv_case((2, 3, 4, 5), expanded=expanded, out_channels=2, dtype=DOUBLE, **options))
 
 
-@pytest.mark.parametrize(
-    ("operator", "only"),
-    [(operator, name) for operator, make in EVERY_CASE.items() for name in DIFFERENTIABLE if name in make().tensors],
-)
-def test_one_gradient_alone(operator: str, only: str) -> None:
-    """A gradient asked for alone is the one that comes among all: nothing is skipped with what is not needed."""
-    case = EVERY_CASE[operator]()
+def alone(cases: Mapping[str, Callable[..., Case]]) -> list[tuple[str, str]]:
+    """Every operator with every gradient that may be asked for."""
+    return [(operator, name) for operator, make in cases.items() for name in DIFFERENTIABLE if name in make().tensors]
 
+
+def check_one_gradient_alone(case: Case, only: str) -> None:
     def gradients(names: list[str]) -> dict[str, Tensor]:
         t = {name: v.clone() for name, v in case.tensors.items()}
         leaves = {name: t[name].requires_grad_() for name in names}
@@ -126,13 +127,32 @@ def test_one_gradient_alone(operator: str, only: str) -> None:
     assert torch.equal(gradients([only])[only], gradients(every)[only])
 
 
-@pytest.mark.parametrize("operator", EVERY_CASE)
-def test_double_backward_is_refused(operator: str) -> None:
-    case = EVERY_CASE[operator]((2, 3, 4, 5))
+@pytest.mark.parametrize(("operator", "only"), alone(CASES))
+def test_one_gradient_alone(operator: str, only: str) -> None:
+    """A gradient asked for alone is the one that comes among all: nothing is skipped with what is not needed."""
+    check_one_gradient_alone(CASES[operator](), only)
+
+
+@pytest.mark.parametrize(("operator", "only"), alone(CPU_CASES))
+def test_one_gradient_alone_on_cpu(operator: str, only: str) -> None:
+    check_one_gradient_alone(CPU_CASES[operator](), only)
+
+
+def check_double_backward_is_refused(case: Case) -> None:
     x = case.tensors["x"].detach().requires_grad_()
     (dx,) = torch.autograd.grad(case.call({**case.tensors, "x": x}).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match=rf"{operator}_backward has no second derivative.*reference"):
+    with pytest.raises(RuntimeError, match=rf"{case.name}_backward has no second derivative.*reference"):
         torch.autograd.grad(dx.sum(), x)
+
+
+@pytest.mark.parametrize("operator", CASES)
+def test_double_backward_is_refused(operator: str) -> None:
+    check_double_backward_is_refused(CASES[operator]((2, 3, 4, 5)))
+
+
+@pytest.mark.parametrize("operator", CPU_CASES)
+def test_double_backward_is_refused_on_cpu(operator: str) -> None:
+    check_double_backward_is_refused(CPU_CASES[operator]((2, 3, 4, 5)))
 
 
 def test_keep_is_a_constant() -> None:

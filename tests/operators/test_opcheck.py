@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import effnet_kernels as ek
-from operators.cases import DIFFERENTIABLE, EVERY_CASE, Case
+from operators.cases import CASES, CPU_CASES, DIFFERENTIABLE, EVERY_CASE, Case
 from operators.parity import evaluate
 from operators.recording import NAMESPACE, PREPARED, Recorder, operators_of_the_namespace
 from operators.sampling import label
@@ -36,6 +36,8 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("mbconv_core", {"bn2": "frozen", "se": None, "dtype": torch.float64}),
     ("mbconv_core", FROZEN_CORE),
     ("mbconv_core", {"bn1": None, "bn2": "frozen", "shape": (3, 1, 4, 4), "layout": "channels_last"}),
+]
+CPU_OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("pointwise_conv", {}),
     ("pointwise_conv", {"dtype": torch.bfloat16, "parameters": "same"}),
     ("mbconv", {}),
@@ -64,18 +66,28 @@ def check(name: str, arguments: tuple[Any, ...], differentiable: bool, namespace
     torch.library.opcheck(operator, tuple(copied(argument) for argument in arguments))
 
 
+def check_every_call(case: Case) -> None:
+    calls = recorded(case)
+    assert {case.name, f"{case.name}_backward"} <= {name for name, _ in calls}
+    for name, arguments in calls:
+        check(name, arguments, differentiable=name == case.name)
+
+
 @pytest.mark.parametrize(("operator", "options"), OPTIONS, ids=label)
 def test_opcheck(operator: str, options: dict[str, Any]) -> None:
-    case = EVERY_CASE[operator](**options)
-    calls = recorded(case)
-    assert operator in {name for name, _ in calls} and f"{operator}_backward" in {name for name, _ in calls}
-    for name, arguments in calls:
-        check(name, arguments, differentiable=name == operator)
+    check_every_call(CASES[operator](**options))
+
+
+@pytest.mark.parametrize(("operator", "options"), CPU_OPTIONS, ids=label)
+def test_opcheck_on_cpu(operator: str, options: dict[str, Any]) -> None:
+    check_every_call(CPU_CASES[operator](**options))
 
 
 def test_every_operator_is_checked() -> None:
     """The options above reach everything that the schemas define."""
-    reached = {name for operator, options in OPTIONS for name, _ in recorded(EVERY_CASE[operator](**options))}
+    reached = {
+        name for operator, options in OPTIONS + CPU_OPTIONS for name, _ in recorded(EVERY_CASE[operator](**options))
+    }
     # The last takes no tensor.
     assert reached | PREPARED == operators_of_the_namespace() - {"release_cached_memory"}
 

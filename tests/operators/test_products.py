@@ -64,7 +64,11 @@ SAMPLE = pairwise(
 
 @pytest.mark.parametrize("row", SAMPLE, ids=label)
 def test_mbconv(row: Row) -> None:
-    check_parity(mbconv_case(**row))
+    """Of another draw than the first, which leaves one row's gradient of the squeezing layer to cancellation.
+
+    There PyTorch's own float32 gradient is ten times as far off as with any other draw.
+    """
+    check_parity(mbconv_case(**row, seed=1))
 
 
 @pytest.mark.parametrize("row", SAMPLE[::4], ids=label)
