@@ -59,11 +59,11 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-@pytest.mark.parametrize(("operator", "row"), ROWS, ids=label)
+@pytest.mark.parametrize(("operator", "row"), ROWS[::2], ids=label)
 def test_gradients(operator: str, row: Row) -> None:
     check_parity(CASES[operator](**row))
 
 
-@pytest.mark.parametrize(("operator", "row"), ROWS[::2], ids=label)
+@pytest.mark.parametrize(("operator", "row"), ROWS[1::2], ids=label)
 def test_without_gradient(operator: str, row: Row) -> None:
     check_parity(CASES[operator](**row), gradient=False)

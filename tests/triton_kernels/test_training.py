@@ -10,7 +10,7 @@ import effnet
 import effnet_kernels as ek
 from processes import run_python
 
-STEPS = 3
+STEPS = 2
 
 
 def losses(
