@@ -90,9 +90,7 @@ void project_backward_rows(const ProjectBackwardParams& p, int64_t begin, int64_
     for (int64_t chunk = group * p.chunks.chunks_per_group; chunk < p.chunks.last_chunk(group); ++chunk) {
       const int64_t first = p.chunks.chunk_row(chunk), rows = p.chunks.chunk_rows(chunk);
       const A* const dout = widened_rows(grad + first * n, rows * n, scratch);
-      multiply_rows<A>(
-          dout, n, rows, static_cast<const A*>(p.weight), n, c,
-          [&](int64_t r, int64_t column, Vec<A> sum, auto lanes) { store(g + (first + r) * c + column, sum, lanes); });
+      store_product(dout, n, rows, static_cast<const A*>(p.weight), n, c, g + first * c);
       for_each_part(p, chunk, [&](auto activation, int64_t part, int64_t row_in_chunk) {
         project_backward_part<T, activation()>(p, part, scaled.data() + row_in_chunk * row);
       });
@@ -121,9 +119,7 @@ void expand_backward_rows(const ExpandBackwardParams& p, int64_t begin, int64_t 
         const Vec<A> centred = load(dv + at, lanes) - mean_dv - affine.normalized(load(u + at, lanes)) * mean_dv_x;
         store(du.data() + r * row + channel, affine.scale * centred, AllLanes{});
       });
-      multiply_rows<A>(
-          du.data(), row, rows, static_cast<const A*>(p.weight), c, k,
-          [&](int64_t r, int64_t column, Vec<A> sum, auto lanes) { store(dx + (first + r) * k + column, sum, lanes); });
+      store_product(du.data(), row, rows, static_cast<const A*>(p.weight), c, k, dx + first * k);
       const A* const a = widened_rows(x + first * k, rows * k, scratch);
       accumulate_outer(a, k, k, du.data(), row, c, rows, static_cast<A*>(p.dweight) + group * k * row, row);
     }

@@ -3,6 +3,7 @@
 
 #include "mbconv/passes.h"
 #include "mbconv_core/operators.h"
+#include "pointwise_conv/checks.h"
 
 namespace effnet_kernels {
 
@@ -13,16 +14,6 @@ struct CpuBlockPasses {
   static MBConvBlockBackward backward(const MBConvBlock& block, const Tensor& grad, const Tensor& y,
                                       const std::optional<ExciteSaved>& saved, bool training1, bool training2);
 };
-
-inline void check_pointwise_weight(const Tensor& w, int64_t in_channels, const char* argument) {
-  STD_TORCH_CHECK(w.dim() == 4 && (in_channels < 0 || w.size(1) == in_channels) && w.size(2) == 1 && w.size(3) == 1,
-                  argument, ": expected shape (O, ", in_channels, ", 1, 1)");
-}
-
-inline void check_channels_last(const Tensor& t, const Tensor& like, const char* argument) {
-  STD_TORCH_CHECK(t.dim() == 4 && (is_channels_last(t) || t.numel() == 0) && t.scalar_type() == like.scalar_type(),
-                  argument, ": expected a dense channels_last tensor in the dtype of x");
-}
 
 struct MBConvBlockOperator {
   static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>

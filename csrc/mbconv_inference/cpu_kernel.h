@@ -140,8 +140,7 @@ EK_INLINE void excite_layer(Act act, const float* v, const float* packed, int64_
 }
 
 // Bias and residual on the way from registers to memory; `start` and `first` are the element and the column of the
-// first. The dtype is a run-time value:
-// products for every dtype would be several times the code.
+// first. The dtype is a run-time value: products for every dtype would be several times the code.
 struct ProjectEpilogue {
   const MBConvInferenceParams& p;
   const MBConvImage& image;

@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "common/cpu/allocate.h"
+#include "pointwise_conv/checks.h"
 #include "pointwise_conv/cpu.h"
 #include "pointwise_conv/weight.h"
 
@@ -13,9 +14,8 @@ RowChunks chunks_of(const Tensor& x, int64_t in_channels, int64_t out_channels) 
 }
 
 void check(const Tensor& x, const Tensor& w) {
-  STD_TORCH_CHECK(x.dim() == 4 && (is_channels_last(x) || x.numel() == 0), "x: expected a dense channels_last tensor");
-  STD_TORCH_CHECK(w.dim() == 4 && w.size(1) == x.size(1) && w.size(2) == 1 && w.size(3) == 1, "w: expected shape (O, ",
-                  x.size(1), ", 1, 1)");
+  check_channels_last(x, x, "x");
+  check_pointwise_weight(w, x.size(1), "w");
 }
 
 Tensor forward(const Tensor& x, const Tensor& w) {
@@ -33,10 +33,10 @@ Tensor forward(const Tensor& x, const Tensor& w) {
 std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& x, const Tensor& w, bool needs_dx,
                                     bool needs_dw) {
   check(x, w);
-  STD_TORCH_CHECK(grad.dim() == 4 && (is_channels_last(grad) || grad.numel() == 0) &&
-                      grad.scalar_type() == x.scalar_type() && grad.size(0) == x.size(0) && grad.size(1) == w.size(0) &&
-                      grad.size(2) == x.size(2) && grad.size(3) == x.size(3),
-                  "grad: expected the output's shape, dtype and layout");
+  check_channels_last(grad, x, "grad");
+  STD_TORCH_CHECK(
+      grad.size(0) == x.size(0) && grad.size(1) == w.size(0) && grad.size(2) == x.size(2) && grad.size(3) == x.size(3),
+      "grad: expected the output's shape");
   const int64_t k = x.size(1), n = w.size(0);
   Tensor dx = needs_dx ? allocate_like(x) : empty_vector(x, {0});
   Tensor dw = empty_vector(x, {0});

@@ -1,5 +1,5 @@
-// How a kernel walks an activation tensor: in panels or in columns. A column is a run of vectors that share their channels: in channels_last
-// neighbouring channels, one vector per pixel; in NCHW one channel, the vectors along the plane.
+// How a kernel walks an activation tensor: in panels or in columns. A column is a run of vectors that share their
+// channels: in channels_last neighbouring channels, one vector per pixel; in NCHW one channel, the vectors along the plane.
 // Included per instruction set by foreach_capability.h.
 
 template <class A, Layout L>

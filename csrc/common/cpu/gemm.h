@@ -54,10 +54,10 @@ EK_INLINE int last_lanes(int64_t columns, int64_t column) {
 }
 
 // One tile of multiply_rows: R rows times V vectors of columns, the last of `lanes` lanes. The rows' element k is at
-// offset(k). `ahead` is what is prefetched on the way, kPackedColumns elements with every k.
+// offset(k).
 template <int R, int V, class A, class Offset, class Epilogue>
-EK_INLINE void multiply_row_tile(const A* a, int64_t a_row, Offset offset, const A* const (&b)[V], const A* ahead,
-                                 int64_t depth, int64_t row, int64_t column, int lanes, Epilogue& epilogue) {
+EK_INLINE void multiply_row_tile(const A* a, int64_t a_row, Offset offset, const A* const (&b)[V], int64_t depth,
+                                 int64_t row, int64_t column, int lanes, Epilogue& epilogue) {
   Vec<A> sums[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -67,7 +67,6 @@ EK_INLINE void multiply_row_tile(const A* a, int64_t a_row, Offset offset, const
   const A* const first = a + row * a_row;
   for (int64_t k = 0; k < depth; ++k) {
     const A* const left = first + offset(k);
-    __builtin_prefetch(ahead + k * kPackedColumns);
     Vec<A> right[V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) right[v] = load(b[v] + k * kPackedColumns, AllLanes{});
@@ -120,14 +119,8 @@ EK_INLINE void multiply_rows_at(const A* a, int64_t a_row, Offset offset, int64_
     const A* b[V];
     for (int v = 0; v < V; ++v) b[v] = packed_column(packed, depth, column + v * Vec<A>::size);
     const int lanes = last_lanes<V, A>(columns, column);
-    // A weight read for the first time comes from memory, which would wait for the arithmetic and the arithmetic for it:
-    // the first tiles of rows fetch what the next tile of columns multiplies.
-    const int64_t group = depth * kPackedColumns;
-    const A* ahead = packed + (column + V * Vec<A>::size + kPackedColumns - 1) / kPackedColumns * group;
-    const A* const last = ahead + (V - 1) * group;
     for_each_tile_of_rows(rows, [&](auto count, int64_t row) {
-      multiply_row_tile<count()>(a, a_row, offset, b, std::exchange(ahead, std::min(ahead + group, last)), depth, row,
-                                 column, lanes, epilogue);
+      multiply_row_tile<count()>(a, a_row, offset, b, depth, row, column, lanes, epilogue);
     });
   });
 }
