@@ -3,6 +3,7 @@
 Only layers as this package builds them: with another class in a submodule's place they run as their modules say.
 """
 
+import torch
 from torch import Tensor, nn
 
 import effnet.blocks
@@ -15,11 +16,11 @@ from effnet_kernels.ops.prepared import PreparedConv, PreparedMBConv
 def prepared_conv(layer: "effnet.blocks.ConvBNAct", x: Tensor) -> PreparedConv | None:
     """``layer`` as one operator, where it and ``x`` allow that."""
 
-    def prepare() -> PreparedConv | None:
+    def prepare(dtype: torch.dtype) -> PreparedConv | None:
         parts = _conv_and_norm(layer)
         if parts is None or layer.conv.groups != 1:
             return None
-        return PreparedConv.make(*parts, stride=layer.conv.stride[0], activation=layer.activation)
+        return PreparedConv.make(*parts, stride=layer.conv.stride[0], activation=layer.activation, dtype=dtype)
 
     return prepared(layer, x, prepare) if layer.runs_fused else None
 
@@ -30,9 +31,9 @@ def prepared_linear(layer: nn.Linear, x: Tensor, *, fused: bool) -> PreparedConv
     A classifier's weights are read once per call, from memory; prepared, they are read in half the time.
     """
 
-    def prepare() -> PreparedConv | None:
+    def prepare(dtype: torch.dtype) -> PreparedConv | None:
         plain = type(layer) is nn.Linear and layer.bias is not None
-        return PreparedConv.linear(layer.weight, layer.bias) if plain else None
+        return PreparedConv.linear(layer.weight, layer.bias, dtype) if plain else None
 
     return prepared(layer, x, prepare) if fused else None
 
@@ -40,7 +41,7 @@ def prepared_linear(layer: nn.Linear, x: Tensor, *, fused: bool) -> PreparedConv
 def prepared_mbconv(layer: "effnet.blocks.MBConv", x: Tensor) -> PreparedMBConv | None:
     """``layer`` as one operator, where it and ``x`` allow that."""
 
-    def prepare() -> PreparedMBConv | None:
+    def prepare(dtype: torch.dtype) -> PreparedMBConv | None:
         expand, depthwise, se, project = layer.expand, layer.depthwise, layer.squeeze_excite, layer.project
         parts = [None if conv is None else _conv_and_norm(conv) for conv in (expand, depthwise, project)]
         if (expand is not None and parts[0] is None) or parts[1] is None or parts[2] is None:
@@ -58,6 +59,7 @@ def prepared_mbconv(layer: "effnet.blocks.MBConv", x: Tensor) -> PreparedMBConv 
             activation=depthwise.activation,
             gate="sigmoid" if se is None else se.gate,
             residual=layer.has_skip,
+            dtype=dtype,
         )
 
     return prepared(layer, x, prepare) if layer.runs_fused else None

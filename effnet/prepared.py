@@ -38,9 +38,9 @@ def _settings_of(module: nn.Module) -> list[str]:
 
 
 class _Entry(Generic[Weights]):
-    """Prepared weights, None where there can be none, and what they were made from."""
+    """Prepared weights by the activations' dtype, None where there can be none, and what they were made from."""
 
-    def __init__(self, layer: nn.Module, prepare: Callable[[], Weights | None]) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         modules = list(layer.modules())
         self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self.children = [m._modules for m in modules if m._modules]
@@ -51,15 +51,13 @@ class _Entry(Generic[Weights]):
         self.tensor_mappings = [mapping for m in modules for mapping in (m._parameters, m._buffers) if mapping]
         self.tensors = self._tensors_now()
         self.ids = list(map(id, self.tensors))
-        self.weights: Weights | None = None
+        self.weights: dict[torch.dtype, Weights | None] = {}
         self.dtypes = {
             t.dtype for m in modules if isinstance(m, (nn.Conv2d, nn.Linear)) for t in m.parameters(recurse=False)
         }
         self.counts_changes = all(type(t) in _PLAIN_TENSORS and not t.is_inference() for t in self.tensors)
         own_forward = any("forward" in m.__dict__ for m in modules)
-        if self.counts_changes and not own_forward and all(t.device.type == "cpu" for t in self.tensors):
-            with torch.inference_mode(False), torch.no_grad():
-                self.weights = prepare()
+        self.can_prepare = self.counts_changes and not own_forward and all(t.device.type == "cpu" for t in self.tensors)
         self.state = self._state()
 
     def _tensors_now(self) -> list[Tensor]:
@@ -83,7 +81,13 @@ class _Entry(Generic[Weights]):
             return False
         if torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in self.tensors)):
             return False
-        return self.dtypes == {x.dtype} or torch.is_autocast_enabled("cpu")
+        return self.can_prepare and (self.dtypes == {x.dtype} or torch.is_autocast_enabled("cpu"))
+
+    def weights_for(self, dtype: torch.dtype, prepare: Callable[[torch.dtype], Weights | None]) -> Weights | None:
+        if dtype not in self.weights:
+            with torch.inference_mode(False), torch.no_grad():
+                self.weights[dtype] = prepare(dtype)
+        return self.weights[dtype]
 
 
 _entries: WeakKeyDictionary[nn.Module, _Entry[Any]] = WeakKeyDictionary()
@@ -95,8 +99,11 @@ def forget(layer: nn.Module) -> None:
         _entries.pop(module, None)
 
 
-def prepared(layer: nn.Module, x: Tensor, prepare: Callable[[], Weights | None]) -> Weights | None:
-    """What ``prepare`` makes of ``layer``, in evaluation, or None where it does not serve ``x``."""
+def prepared(layer: nn.Module, x: Tensor, prepare: Callable[[torch.dtype], Weights | None]) -> Weights | None:
+    """What ``prepare`` makes of ``layer``, in evaluation, or None where it does not serve ``x``.
+
+    ``prepare`` is told the dtype of the activations: bfloat16, which has factors of its own, or float32 for all else.
+    """
     if torch.compiler.is_compiling() or layer.training:
         return None
     if type(x) not in _PLAIN_TENSORS or x.device.type != "cpu" or x.dtype not in DTYPES or x.layout != torch.strided:
@@ -105,5 +112,8 @@ def prepared(layer: nn.Module, x: Tensor, prepare: Callable[[], Weights | None])
         return None
     entry = _entries.get(layer)
     if entry is None or not entry.is_current():
-        entry = _entries[layer] = _Entry(layer, prepare)
-    return entry.weights if entry.weights is not None and entry.serves(x) else None
+        entry = _entries[layer] = _Entry(layer)
+    if not entry.serves(x):
+        return None
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return entry.weights_for(dtype if dtype == torch.bfloat16 else torch.float32, prepare)

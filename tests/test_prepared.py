@@ -181,6 +181,22 @@ class TestUse:
             assert built(image()).dtype == torch.float32
             assert not prepared_names(built, image()) & {"effnet_kernels::mbconv_inference"}
 
+    def test_weights_of_either_dtype_are_kept_side_by_side(self) -> None:
+        built = block()
+        with torch.no_grad():
+            exact = built(image())
+            with torch.autocast("cpu", torch.bfloat16):
+                rounded = built(image())
+            kept = dict(_entries[built].weights)
+            assert set(kept) == {torch.float32, torch.bfloat16}
+            assert torch.equal(built(image()), exact)
+            with torch.autocast("cpu", torch.bfloat16):
+                assert torch.equal(built(image()), rounded)
+            assert all(_entries[built].weights[dtype] is weights for dtype, weights in kept.items())
+            edit_in_place(built)
+            with torch.autocast("cpu", torch.bfloat16):
+                assert not torch.equal(built(image()), rounded)
+
     def test_not_while_compiling(self) -> None:
         built = block()
         compiled = torch.compile(built, backend="eager", fullgraph=True)
@@ -342,7 +358,7 @@ class TestLife:
     def test_ends_with_a_move(self, end: Callable[[nn.Module], object]) -> None:
         built = block()
         check_against_unfused(built, image())
-        held = weakref.ref(_entries[built].weights.weights)
+        held = weakref.ref(_entries[built].weights[torch.float32].weights)
         buffer = weakref.ref(built.expand.bn.running_mean)
         end(built)
         gc.collect()
@@ -352,7 +368,7 @@ class TestLife:
     def test_ends_with_the_layer(self) -> None:
         built = block()
         check_against_unfused(built, image())
-        held = weakref.ref(_entries[built].weights.weights)
+        held = weakref.ref(_entries[built].weights[torch.float32].weights)
         del built
         gc.collect()
         assert held() is None

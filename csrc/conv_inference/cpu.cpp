@@ -10,7 +10,7 @@ namespace {
 
 Tensor conv_inference(const Tensor& x, const Tensor& weight, const Tensor& bias, const OptionalTensor& residual,
                       int64_t out_channels, int64_t kernel_size, int64_t stride, const std::vector<int64_t>& padding,
-                      int64_t activation) {
+                      int64_t activation, bool bfloat16_products) {
   STD_TORCH_CHECK(x.dim() == 4, "x: expected 4 dimensions (N, C, H, W), got ", x.dim());
   const DType dtype = dtype_of(x);
   STD_TORCH_CHECK(dtype != DType::float64, "x: expected float32, float16 or bfloat16");
@@ -23,28 +23,35 @@ Tensor conv_inference(const Tensor& x, const Tensor& weight, const Tensor& bias,
       x, {x.size(0), out_channels, (height - kernel_size) / stride + 1, (width - kernel_size) / stride + 1},
       Layout::nhwc);
   if (residual) check_dense_like(*residual, out, Layout::nhwc, "residual");
-  cpu::conv_inference({dtype,
-                       x.size(0),
-                       x.size(1),
-                       x.size(2),
-                       x.size(3),
-                       out_channels,
-                       out.size(2),
-                       out.size(3),
-                       kernel_size,
-                       stride,
-                       padding[0],
-                       padding[2],
-                       Activation(activation),
-                       x.const_data_ptr(),
-                       x.stride(0),
-                       x.stride(1),
-                       x.stride(2),
-                       x.stride(3),
-                       cpu::packed_data(weight, kernel_size * kernel_size * x.size(1), out_channels, "weight"),
-                       cpu::vector_data(bias, cpu::padded_channels(out_channels), "bias"),
-                       residual ? residual->const_data_ptr() : nullptr,
-                       out.mutable_data_ptr()});
+  const cpu::ConvInferenceParams params{
+      dtype,
+      x.size(0),
+      x.size(1),
+      x.size(2),
+      x.size(3),
+      out_channels,
+      out.size(2),
+      out.size(3),
+      kernel_size,
+      stride,
+      padding[0],
+      padding[2],
+      Activation(activation),
+      x.const_data_ptr(),
+      x.stride(0),
+      x.stride(1),
+      x.stride(2),
+      x.stride(3),
+      bfloat16_products,
+      cpu::packed_data(weight, kernel_size * kernel_size * x.size(1) / (bfloat16_products ? 2 : 1), out_channels,
+                       "weight"),
+      cpu::vector_data(bias, cpu::padded_channels(out_channels), "bias"),
+      residual ? residual->const_data_ptr() : nullptr,
+      out.mutable_data_ptr()};
+  STD_TORCH_CHECK(!bfloat16_products || (dtype == DType::bfloat16 && x.size(1) % 2 == 0 && params.plain()),
+                  "bfloat16_products: expected a 1×1 convolution of dense channels_last bfloat16 pixels, of an even "
+                  "number of channels");
+  cpu::conv_inference(params);
   return out;
 }
 

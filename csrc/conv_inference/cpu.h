@@ -12,6 +12,7 @@ struct ConvInferenceParams {
   Activation activation;
   const void* x;
   int64_t x_image, x_channel, x_row, x_column;  // strides
+  bool bfloat16_products;                       // of plain x alone
   const float* weight;                          // packed [kernel_size · kernel_size · in_channels, out_channels]
   const float* bias;                            // padded_channels(out_channels)
   const void* residual;                         // of the shape of out, or null
@@ -19,10 +20,12 @@ struct ConvInferenceParams {
 
   int64_t depth() const { return kernel_size * kernel_size * in_channels; }
   int64_t out_pixels() const { return out_height * out_width; }
-  // x is a matrix of pixels as it lies in memory.
+  // x is a matrix of pixels as it lies in memory, in the type that is multiplied.
   bool plain() const {
-    return dtype == DType::float32 && kernel_size == 1 && stride == 1 && x_channel == 1 && x_column == in_channels &&
-           x_row == width * in_channels && (images == 1 || x_image == height * width * in_channels);
+    const auto is = [](int64_t size, int64_t stride, int64_t expected) { return size == 1 || stride == expected; };
+    return (dtype == DType::float32 || bfloat16_products) && kernel_size == 1 && stride == 1 &&
+           is(in_channels, x_channel, 1) && is(width, x_column, in_channels) &&
+           is(height, x_row, width * in_channels) && is(images, x_image, height * width * in_channels);
   }
 
   // The work is cut into chunks of such pixels, else into rows of the output.

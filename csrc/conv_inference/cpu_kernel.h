@@ -2,29 +2,8 @@
 // margins in scratch, where a patch's elements are at fixed distances. Included per instruction set by
 // foreach_capability.h.
 #include "common/cpu/inference.h"
-#include "common/cpu/gemm.h"
 
 inline float to_float(float v) { return v; }
-
-// Bias, activation and residual on the way from registers to memory; `start` is the element of row 0. The dtype is a
-// run-time value: products for every dtype would be several times the code.
-template <class Act>
-struct ConvEpilogue {
-  const ConvInferenceParams& p;
-  Act act;
-  int64_t start;
-
-  template <class Lanes>
-  EK_INLINE void operator()(int64_t row, int64_t column, Vec<float> sum, Lanes lanes) const {
-    const Vec<float> v = act(sum + load(p.bias + column, AllLanes{}));
-    dispatch_float32_storage(p.dtype, [&](auto type) __attribute__((always_inline)) {
-      using T = typename decltype(type)::type;
-      const int64_t at = start + row * p.out_channels + column;
-      const T* const residual = static_cast<const T*>(p.residual);
-      store(static_cast<T*>(p.out) + at, residual ? v + load(residual + at, lanes) : v, lanes);
-    });
-  }
-};
 
 // The rows of x under one row of the output, with zero margins: rows of pixels where the channels of x are neighbours,
 // else rows of each channel.
@@ -86,32 +65,48 @@ class PaddedRows {
   Buffer<int64_t> offsets;
 };
 
-template <class Act>
-void convolve_rows(const ConvInferenceParams& p, Act act, int64_t begin, int64_t end) {
+// The sums of one unit of work, of `rows` pixels from `first` on, to the output.
+inline void conv_finish(const ConvInferenceParams& p, const float* sums, int64_t first, int64_t rows) {
+  const FinishParams finish{
+      sums,           padded_channels(p.out_channels), rows, p.out_channels, p.bias, p.residual, p.out,
+      p.out_channels, first * p.out_channels};
+  dispatch_fast_activation(p.activation, [&](auto act) {
+    dispatch_float32_storage(p.dtype, [&](auto type) { finish_rows<typename decltype(type)::type>(finish, act); });
+  });
+}
+
+inline void convolve_rows(const ConvInferenceParams& p, int64_t begin, int64_t end) {
   PaddedRows rows(p);
+  const Scratch sums = make_scratch(p.out_width * padded_channels(p.out_channels));
   const int64_t* const patch = rows.patch();
   for (int64_t unit = begin; unit < end; ++unit) {
     dispatch_float32_storage(p.dtype, [&](auto type) {
       using T = typename decltype(type)::type;
       rows.fill(static_cast<const T*>(p.x) + unit / p.out_height * p.x_image, unit % p.out_height);
     });
-    multiply_rows_at(
+    product_into(
         rows.data(), rows.step(), [patch](int64_t k) { return patch[k]; }, p.out_width, p.weight, p.depth(),
-        p.out_channels, ConvEpilogue<Act>{p, act, unit * p.out_width * p.out_channels});
+        p.out_channels, sums.get(), padded_channels(p.out_channels));
+    conv_finish(p, sums.get(), unit * p.out_width, p.out_width);
   }
 }
 
-template <class Act>
-void convolve_pixels(const ConvInferenceParams& p, Act act, int64_t begin, int64_t end) {
+template <class T>
+void convolve_pixels(const ConvInferenceParams& p, int64_t begin, int64_t end) {
+  const Scratch sums = make_scratch(p.chunk() * padded_channels(p.out_channels));
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t first = unit * p.chunk(), count = std::min(p.chunk(), p.images * p.out_pixels() - first);
-    multiply_rows(static_cast<const float*>(p.x) + first * p.in_channels, p.in_channels, count, p.weight, p.in_channels,
-                  p.out_channels, ConvEpilogue<Act>{p, act, first * p.out_channels});
+    product_into(
+        static_cast<const T*>(p.x) + first * p.in_channels, p.in_channels, [](int64_t k) { return k; }, count, p.weight,
+        p.in_channels, p.out_channels, sums.get(), padded_channels(p.out_channels));
+    conv_finish(p, sums.get(), first, count);
   }
 }
 
 inline void conv_inference_units(const ConvInferenceParams& p, int64_t begin, int64_t end) {
-  dispatch_fast_activation(p.activation, [&](auto act) {
-    p.plain() ? convolve_pixels(p, act, begin, end) : convolve_rows(p, act, begin, end);
-  });
+#ifndef EK_BFLOAT16_INSTRUCTIONS
+  if (!p.plain()) return convolve_rows(p, begin, end);
+#endif
+  dispatch_product(p.bfloat16_products,
+                   [&](auto type) { convolve_pixels<typename decltype(type)::type>(p, begin, end); });
 }

@@ -13,18 +13,22 @@ namespace {
 // The sections of the prepared weights, one after the other.
 class Sections {
  public:
-  explicit Sections(const Tensor& weights) : next(static_cast<const float*>(weights.const_data_ptr())) {}
+  Sections(const Tensor& weights, bool bfloat16_products)
+      : next(static_cast<const float*>(weights.const_data_ptr())), values(bfloat16_products ? 2 : 1) {}
   const float* vector(int64_t size) { return std::exchange(next, next + cpu::padded_channels(size)); }
   const float* matrix(int64_t rows, int64_t columns) { return vector(rows * cpu::padded_channels(columns)); }
+  // One that products read, of pairs with bfloat16_products.
+  const float* factor(int64_t rows, int64_t columns) { return matrix(rows / values, columns); }
   const float* end() const { return next; }
 
  private:
   const float* next;
+  int64_t values;
 };
 
 Tensor mbconv_inference(const Tensor& x, const Tensor& weights, int64_t channels, int64_t out_channels,
                         int64_t squeezed, int64_t kernel_size, int64_t stride, const std::vector<int64_t>& padding,
-                        int64_t activation, int64_t gate, bool expands, bool residual) {
+                        int64_t activation, int64_t gate, bool expands, bool residual, bool bfloat16_products) {
   cpu::check_prepared_input(x);
   STD_TORCH_CHECK(channels >= 1 && out_channels >= 1 && squeezed >= 0, "channels: expected positive numbers");
   STD_TORCH_CHECK(kernel_size == 3 || kernel_size == 5 || kernel_size == 7, "kernel_size: expected 3, 5 or 7");
@@ -39,6 +43,8 @@ Tensor mbconv_inference(const Tensor& x, const Tensor& weights, int64_t channels
   STD_TORCH_CHECK(expands || channels == in_channels, "x: expected ", channels, " channels, got ", in_channels);
   STD_TORCH_CHECK(!residual || (out_channels == in_channels && out_height == height && out_width == width),
                   "residual: expected an output of the shape of x");
+  STD_TORCH_CHECK(!bfloat16_products || (dtype_of(x) == DType::bfloat16 && in_channels % 2 == 0 && channels % 2 == 0),
+                  "bfloat16_products: expected bfloat16 x and even numbers of channels");
   Tensor out = empty_activations(x, {x.size(0), out_channels, out_height, out_width}, Layout::nhwc);
 
   cpu::MBConvInferenceParams p{};
@@ -51,13 +57,14 @@ Tensor mbconv_inference(const Tensor& x, const Tensor& weights, int64_t channels
   p.activation = Activation(activation);
   p.gate = Activation(gate);
   p.residual = residual;
+  p.bfloat16_products = bfloat16_products;
   p.x = x.const_data_ptr();
   p.out = out.mutable_data_ptr();
 
   // As effnet_kernels/ops/prepared.py joins them.
-  Sections sections(weights);
+  Sections sections(weights, bfloat16_products);
   if (expands) {
-    p.expand = sections.matrix(in_channels, channels);
+    p.expand = sections.factor(in_channels, channels);
     p.expand_bias = sections.vector(channels);
   }
   p.depthwise = sections.matrix(kernel_size * kernel_size, channels);
@@ -68,7 +75,7 @@ Tensor mbconv_inference(const Tensor& x, const Tensor& weights, int64_t channels
     p.excite = sections.matrix(squeezed, channels);
     p.excite_bias = sections.vector(channels);
   }
-  p.project = sections.matrix(channels, out_channels);
+  p.project = sections.factor(channels, out_channels);
   p.project_bias = sections.vector(out_channels);
   cpu::vector_data(weights, sections.end() - static_cast<const float*>(weights.const_data_ptr()), "weights");
   cpu::mbconv_inference(p);

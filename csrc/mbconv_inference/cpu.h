@@ -1,5 +1,6 @@
 // A whole MBConv block in inference on CPU, over weights with BatchNorm folded in. Activations are channels_last;
-// arithmetic and scratch are float32 whatever they are stored in.
+// arithmetic and scratch are float32 whatever they are stored in. With `bfloat16_products` the matrices, and what they
+// multiply, are bfloat16; sums stay float32.
 #pragma once
 
 #include "common/cpu/passes.h"
@@ -13,7 +14,8 @@ struct MBConvInferenceParams {
   DepthwiseShape shape;  // of the depthwise convolution
   int64_t in_channels, out_channels, squeezed;
   Activation activation, gate;
-  bool residual;  // adds x
+  bool residual;           // adds x
+  bool bfloat16_products;  // of bfloat16 x with even numbers of channels
   const void* x;
   const float *expand, *expand_bias;                         // null: x is what the depthwise convolution reads
   const float *depthwise, *depthwise_bias;                   // [taps, channels]
@@ -39,15 +41,20 @@ struct MBConvInferenceParams {
   int64_t chunks() const { return (shape.out_pixels() + chunk_rows() - 1) / chunk_rows(); }
   static constexpr int64_t kPartColumns = 96;
   int64_t parts() const { return chunks() > 1 ? 1 : (out_channels + kPartColumns - 1) / kPartColumns; }
+
+  // Squeeze-and-excite's scale goes to whichever is smaller, z or a copy of the projection's weights.
+  bool scales_weights() const { return reduce && shape.out_pixels() > padded_channels(out_channels); }
+  int64_t project_size() const { return shape.channels * padded_channels(out_channels) / (bfloat16_products ? 2 : 1); }
 };
 
-// One image on its way through the block.
+// One image on its way through the block. T is what products multiply: float, or bfloat16.
 struct MBConvImage {
-  const void* x;         // as stored
-  const float* x_float;  // the same in float32
-  float* z;              // [out_pixels, row()]
-  float* pooled;         // sums of z, then their means
+  const void* stored;  // x as stored
+  const void* x;       // the same as T
+  void* z;             // T [out_pixels, row()]
+  float* pooled;       // sums of z, then their means
   float* scale;
+  float* scaled_project;  // where scales_weights()
   void* out;
 };
 

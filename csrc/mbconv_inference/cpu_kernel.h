@@ -1,7 +1,6 @@
 // An MBConv block's three steps for one image (cpu.h): expand and convolve a block of channels, squeeze and excite,
 // project rows of pixels. Included per instruction set by foreach_capability.h.
 #include "common/cpu/inference.h"
-#include "common/cpu/gemm.h"
 #include "mbconv_inference/cpu_depthwise.h"
 
 // x in float32, for dtypes that are not.
@@ -13,7 +12,8 @@ void widen_pixels(const T* x, int64_t size, float* out) {
 }
 
 // The channels of one block, from x to z: rows are expanded into the ring as the convolution comes to need them.
-template <class Act>
+// T is what products multiply: float, or bfloat16.
+template <class T, class Act>
 class BlockOfChannels {
  public:
   static constexpr int size = Vec<float>::size;
@@ -53,7 +53,10 @@ class BlockOfChannels {
  private:
   void expand(int64_t begin, int64_t end) {
     const float* const bias = p.expand_bias + first;
-    const float* const packed = packed_column(p.expand, p.in_channels, first);
+    using E = product_element_t<T>;
+    const int64_t depth = p.in_channels / kProductValues<T>;
+    const E* const packed = packed_column(reinterpret_cast<const E*>(p.expand), depth, first);
+    const E* const x = static_cast<const E*>(image.x);
     float* const target = planes.data();
     const int64_t plane = ring.plane_size();
     // The ring's rows are in one piece up to its end.
@@ -61,8 +64,8 @@ class BlockOfChannels {
       const int64_t slot = begin % ring.rows;
       const int64_t count = std::min(end - begin, ring.rows - slot);
       const int64_t* const at = offsets.data() + slot * s.width;
-      multiply_rows(image.x_float + begin * s.width * p.in_channels, p.in_channels, count * s.width, packed,
-                    p.in_channels, vectors * size, [&](int64_t row, int64_t column, Vec<float> sum, auto) {
+      multiply_rows(x + begin * s.width * depth, depth, count * s.width, packed, depth, vectors * size,
+                    [&](int64_t row, int64_t column, Vec<float> sum, auto) {
                       const Vec<float> v = sum + load(bias + column, AllLanes{});
                       store(target + column / size * plane + at[row], act(v), AllLanes{});
                     });
@@ -76,9 +79,9 @@ class BlockOfChannels {
         const int64_t channel = first + v * size;
         const int lanes = int(std::clamp<int64_t>(s.channels - channel, 0, size));
         float* const target = planes.data() + v * ring.plane_size() + ring.pixel(y, 0);
-        const float* const source = image.x_float + y * s.width * s.channels + channel;
+        const T* const source = static_cast<const T*>(image.x) + y * s.width * s.channels + channel;
         for (int64_t x = 0; x < s.width; ++x) {
-          const float* const pixel = source + x * s.channels;
+          const T* const pixel = source + x * s.channels;
           store(target + x * size, lanes == size ? load(pixel, AllLanes{}) : load(pixel, lanes), AllLanes{});
         }
       }
@@ -94,7 +97,7 @@ class BlockOfChannels {
       for (int64_t y = begin; y < end; ++y) {
         const float* rows[K];
         for (int ky = 0; ky < K; ++ky) rows[ky] = planes.data() + v * ring.plane_size() + ring.at(y * S - s.top + ky);
-        float* const z = image.z + y * s.out_width * p.row() + channel;
+        T* const z = static_cast<T*>(image.z) + y * s.out_width * p.row() + channel;
         const auto finish = [&](int64_t x, Vec<float> v) {
           const Vec<float> value = act(v);
           store(z + x * p.row(), value, AllLanes{});
@@ -139,25 +142,6 @@ EK_INLINE void excite_layer(Act act, const float* v, const float* packed, int64_
   }
 }
 
-// Bias and residual on the way from registers to memory; `start` and `first` are the element and the column of the
-// first. The dtype is a run-time value: products for every dtype would be several times the code.
-struct ProjectEpilogue {
-  const MBConvInferenceParams& p;
-  const MBConvImage& image;
-  int64_t start, first;
-
-  template <class Lanes>
-  EK_INLINE void operator()(int64_t row, int64_t column, Vec<float> sum, Lanes lanes) const {
-    const Vec<float> v = sum + load(p.project_bias + first + column, AllLanes{});
-    dispatch_float32_storage(p.dtype, [&](auto type) __attribute__((always_inline)) {
-      using T = typename decltype(type)::type;
-      const int64_t at = start + row * p.out_channels + column;
-      const T* const x = static_cast<const T*>(image.x);
-      store(static_cast<T*>(image.out) + at, p.residual ? v + load(x + at, lanes) : v, lanes);
-    });
-  }
-};
-
 // Entry points.
 
 inline void mbconv_widen(const MBConvInferenceParams& p, const void* x, int64_t size, float* out) {
@@ -166,9 +150,11 @@ inline void mbconv_widen(const MBConvInferenceParams& p, const void* x, int64_t 
 }
 
 inline void mbconv_channels(const MBConvInferenceParams& p, const MBConvImage& image, int64_t begin, int64_t end) {
-  dispatch_fast_activation(p.activation, [&](auto act) {
-    BlockOfChannels<decltype(act)> blocks(p, image, act);
-    for (int64_t block = begin; block < end; ++block) blocks.run(block);
+  dispatch_product(p.bfloat16_products, [&](auto type) {
+    dispatch_fast_activation(p.activation, [&](auto act) {
+      BlockOfChannels<typename decltype(type)::type, decltype(act)> blocks(p, image, act);
+      for (int64_t block = begin; block < end; ++block) blocks.run(block);
+    });
   });
 }
 
@@ -193,23 +179,75 @@ inline void mbconv_excite(const MBConvInferenceParams& p, const MBConvImage& ima
   }
 }
 
-inline void mbconv_scale(const MBConvInferenceParams& p, const MBConvImage& image, int64_t begin, int64_t end) {
+template <class T>
+void scale_pixels(const MBConvInferenceParams& p, const MBConvImage& image, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
-    float* const z = image.z + row * p.row();
+    T* const z = static_cast<T*>(image.z) + row * p.row();
     for (int64_t c = 0; c < p.row(); c += Vec<float>::size) {
       store(z + c, load(z + c, AllLanes{}) * load(image.scale + c, AllLanes{}), AllLanes{});
     }
   }
 }
 
-inline void mbconv_project(const MBConvInferenceParams& p, const MBConvImage& image, int64_t begin, int64_t end) {
+inline void mbconv_scale(const MBConvInferenceParams& p, const MBConvImage& image, int64_t begin, int64_t end) {
+  dispatch_product(p.bfloat16_products,
+                   [&](auto type) { scale_pixels<typename decltype(type)::type>(p, image, begin, end); });
+}
+
+// The projection's weights times the scale of the channel that each belongs to.
+template <class T>
+void scale_weights(const MBConvInferenceParams& p, const MBConvImage& image) {
+  constexpr int size = Vec<float>::size;
+  constexpr int64_t values = kProductValues<T>, row = kPackedColumns * values;
+  const T* weights = reinterpret_cast<const T*>(p.project);
+  T* scaled = reinterpret_cast<T*>(image.scaled_project);
+  for (int64_t group = 0; group < padded_channels(p.out_channels) / kPackedColumns; ++group) {
+    for (int64_t c = 0; c < p.shape.channels; c += values, weights += row, scaled += row) {
+      float factors[size];
+      for (int lane = 0; lane < size; ++lane) factors[lane] = image.scale[c + lane % values];
+      const Vec<float> factor = load(factors, AllLanes{});
+      for (int64_t i = 0; i < row; i += size) store(scaled + i, load(weights + i, AllLanes{}) * factor, AllLanes{});
+    }
+  }
+}
+
+inline void mbconv_scale_weights(const MBConvInferenceParams& p, const MBConvImage& image) {
+  dispatch_product(p.bfloat16_products, [&](auto type) { scale_weights<typename decltype(type)::type>(p, image); });
+}
+
+template <class T>
+void project(const MBConvInferenceParams& p, const MBConvImage& image, int64_t begin, int64_t end) {
+  using E = product_element_t<T>;
+  const float* const weights = p.scales_weights() ? image.scaled_project : p.project;
+  const int64_t width = padded_channels(p.parts() == 1 ? p.out_channels : MBConvInferenceParams::kPartColumns);
+  const Scratch sums = make_scratch(p.chunk_rows() * width);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t row = unit / p.parts() * p.chunk_rows();
     const int64_t rows = std::min(p.chunk_rows(), p.shape.out_pixels() - row);
     const int64_t column = unit % p.parts() * MBConvInferenceParams::kPartColumns;
     const int64_t columns =
         p.parts() == 1 ? p.out_channels : std::min(MBConvInferenceParams::kPartColumns, p.out_channels - column);
-    multiply_rows(image.z + row * p.row(), p.row(), rows, packed_column(p.project, p.shape.channels, column),
-                  p.shape.channels, columns, ProjectEpilogue{p, image, row * p.out_channels + column, column});
+    const E* const packed =
+        packed_column(reinterpret_cast<const E*>(weights), p.shape.channels / kProductValues<T>, column);
+    product_into(
+        static_cast<const T*>(image.z) + row * p.row(), p.row(), [](int64_t k) { return k; }, rows, packed,
+        p.shape.channels, columns, sums.get(), width);
+    const FinishParams finish{sums.get(),
+                              width,
+                              rows,
+                              columns,
+                              p.project_bias + column,
+                              p.residual ? image.stored : nullptr,
+                              image.out,
+                              p.out_channels,
+                              row * p.out_channels + column};
+    dispatch_float32_storage(p.dtype, [&](auto type) {
+      finish_rows<typename decltype(type)::type>(finish, [](Vec<float> v) { return v; });
+    });
   }
+}
+
+inline void mbconv_project(const MBConvInferenceParams& p, const MBConvImage& image, int64_t begin, int64_t end) {
+  dispatch_product(p.bfloat16_products,
+                   [&](auto type) { project<typename decltype(type)::type>(p, image, begin, end); });
 }

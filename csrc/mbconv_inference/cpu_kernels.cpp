@@ -5,6 +5,7 @@
 #include "common/cpu/parallel.h"
 #include "common/cpu/scratch.h"
 #include "mbconv_inference/cpu.h"
+#define EK_WITH_BFLOAT16
 #define EK_KERNEL_FILE "mbconv_inference/cpu_kernel.h"
 #include "common/cpu/foreach_capability.h"
 
@@ -18,7 +19,16 @@ struct Steps {
   decltype(&baseline::mbconv_channels) channels = EK_SELECT(mbconv_channels);
   decltype(&baseline::mbconv_excite) excite = EK_SELECT(mbconv_excite);
   decltype(&baseline::mbconv_scale) scale = EK_SELECT(mbconv_scale);
+  decltype(&baseline::mbconv_scale_weights) scale_weights = EK_SELECT(mbconv_scale_weights);
   decltype(&baseline::mbconv_project) project = EK_SELECT(mbconv_project);
+
+  explicit Steps(bool bfloat16_products) {
+    if (!bfloat16_products) return;
+    channels = EK_SELECT_BFLOAT16(mbconv_channels);
+    scale = EK_SELECT_BFLOAT16(mbconv_scale);
+    scale_weights = EK_SELECT_BFLOAT16(mbconv_scale_weights);
+    project = EK_SELECT_BFLOAT16(mbconv_project);
+  }
 };
 
 // Scratch memory that one image after the other uses.
@@ -27,18 +37,21 @@ struct Workspace {
   int64_t x_size = p.shape.pixels() * p.in_channels;
   int64_t out_size = p.shape.out_pixels() * p.out_channels;
   int64_t element = p.dtype == DType::float32 ? 4 : 2;
+  bool widens = p.dtype != DType::float32 && !p.bfloat16_products;
   Scratch z = make_scratch(p.shape.out_pixels() * p.row());
   Scratch vectors = make_scratch(2 * p.row());
-  Scratch x = make_scratch(p.dtype == DType::float32 ? 0 : x_size);
+  Scratch x = make_scratch(widens ? x_size : 0);
+  Scratch project = make_scratch(p.scales_weights() ? p.project_size() : 0);
 
   MBConvImage image(const Steps& steps, int64_t n) const {
     const void* const stored = static_cast<const char*>(p.x) + n * x_size * element;
-    if (p.dtype != DType::float32) steps.widen(p, stored, x_size, x.get());
+    if (widens) steps.widen(p, stored, x_size, x.get());
     return {stored,
-            p.dtype == DType::float32 ? static_cast<const float*>(stored) : x.get(),
+            widens ? x.get() : stored,
             z.get(),
             vectors.get(),
             vectors.get() + p.row(),
+            project.get(),
             static_cast<char*>(p.out) + n * out_size * element};
   }
 };
@@ -46,7 +59,7 @@ struct Workspace {
 }  // namespace
 
 void mbconv_inference(const MBConvInferenceParams& p) {
-  const Steps steps;
+  const Steps steps(p.bfloat16_products);
   if (p.shape.images >= kManyImages) {
     parallel_over(p.shape.images, INT64_MAX, [&](int64_t begin, int64_t end) {
       const Workspace workspace{p};
@@ -55,7 +68,11 @@ void mbconv_inference(const MBConvInferenceParams& p) {
         steps.channels(p, image, 0, p.blocks());
         if (p.reduce) {
           steps.excite(p, image);
-          steps.scale(p, image, 0, p.shape.out_pixels());
+          if (p.scales_weights()) {
+            steps.scale_weights(p, image);
+          } else {
+            steps.scale(p, image, 0, p.shape.out_pixels());
+          }
         }
         steps.project(p, image, 0, p.chunks() * p.parts());
       }
@@ -71,8 +88,12 @@ void mbconv_inference(const MBConvInferenceParams& p) {
     parallel_over(p.blocks(), block, [&](int64_t begin, int64_t end) { steps.channels(p, image, begin, end); });
     if (p.reduce) {
       steps.excite(p, image);
-      parallel_over(p.shape.out_pixels(), p.row(),
-                    [&](int64_t begin, int64_t end) { steps.scale(p, image, begin, end); });
+      if (p.scales_weights()) {
+        steps.scale_weights(p, image);
+      } else {
+        parallel_over(p.shape.out_pixels(), p.row(),
+                      [&](int64_t begin, int64_t end) { steps.scale(p, image, begin, end); });
+      }
     }
     parallel_over(p.chunks() * p.parts(), unit,
                   [&](int64_t begin, int64_t end) { steps.project(p, image, begin, end); });

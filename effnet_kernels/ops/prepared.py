@@ -20,7 +20,7 @@ from effnet_kernels.tensors import autocast
 _LANES = 16  # of the widest vector; csrc/common/cpu/packed_matrix.h
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-"""What activations may be; weights are prepared in float32."""
+"""What activations may be."""
 
 
 class FoldedConv:
@@ -45,15 +45,27 @@ def pack_vector(values: Tensor) -> Tensor:
     return F.pad(values, (0, -values.shape[-1] % _LANES)).float().contiguous()
 
 
-def pack_matrix(matrix: Tensor) -> Tensor:
-    """(depth, columns) as (⌈columns / 16⌉, depth, 16), zero-padded, in float32."""
+def pack_matrix(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(depth, columns) as (⌈columns / 16⌉, depth, 16), zero-padded, in float32.
+
+    In bfloat16 two neighbours along an even depth are together in the place of one float32.
+    """
     padded = pack_vector(matrix)
-    return padded.view(padded.shape[0], -1, _LANES).transpose(0, 1).contiguous()
+    packed = padded.view(padded.shape[0], -1, _LANES).transpose(0, 1).contiguous()
+    if dtype == torch.float32:
+        return packed
+    pairs = packed.to(dtype).view(packed.shape[0], -1, 2, _LANES).transpose(2, 3).contiguous()
+    return pairs.view(torch.float32).squeeze(3)
 
 
-def pack_conv(weight: Tensor) -> Tensor:
+def pack_conv(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """(O, C, K, K) as the packed matrix of depth (ky, kx, c)."""
-    return pack_matrix(weight.permute(2, 3, 1, 0).flatten(0, 2))
+    return pack_matrix(weight.permute(2, 3, 1, 0).flatten(0, 2), dtype)
+
+
+def _product_dtype(dtype: torch.dtype, *depths: int) -> torch.dtype:
+    """What products multiply: bfloat16 where activations are and every depth is a number of pairs, else float32."""
+    return dtype if dtype == torch.bfloat16 and all(depth % 2 == 0 for depth in depths) else torch.float32
 
 
 @dataclass(frozen=True)
@@ -69,29 +81,44 @@ class PreparedConv:
     kernel_size: int
     stride: int
     activation: int
+    bfloat16_products: bool
 
     @staticmethod
-    def make(weight: Tensor, bn: BatchNorm, *, stride: int, activation: str) -> "PreparedConv":
-        """From a dense convolution's ``weight`` of (O, C, K, K) and the BatchNorm after it."""
+    def make(
+        weight: Tensor, bn: BatchNorm, *, stride: int, activation: str, dtype: torch.dtype = torch.float32
+    ) -> "PreparedConv":
+        """From a dense convolution's ``weight`` of (O, C, K, K) and the BatchNorm after it, for ``x`` of ``dtype``."""
         folded = FoldedConv(weight, bn)
+        pointwise = weight.shape[2] == 1 and stride == 1
+        product = _product_dtype(dtype, weight.shape[1]) if pointwise else torch.float32
         return PreparedConv(
-            join([pack_conv(folded.weight)]),
+            join([pack_conv(folded.weight, product)]),
             pack_vector(folded.bias),
             weight.shape[0],
             weight.shape[2],
             stride,
             CODES[activation],
+            product == torch.bfloat16,
         )
 
     @staticmethod
-    def linear(weight: Tensor, bias: Tensor) -> "PreparedConv":
+    def linear(weight: Tensor, bias: Tensor, dtype: torch.dtype = torch.float32) -> "PreparedConv":
         """From a fully connected layer's ``weight`` of (O, C) and ``bias``: the convolution of a single pixel."""
+        product = _product_dtype(dtype, weight.shape[1])
         return PreparedConv(
-            join([pack_matrix(weight.t())]), pack_vector(bias), weight.shape[0], 1, 1, CODES["identity"]
+            join([pack_matrix(weight.t(), product)]),
+            pack_vector(bias),
+            weight.shape[0],
+            1,
+            1,
+            CODES["identity"],
+            product == torch.bfloat16,
         )
 
     def __call__(self, x: Tensor, padding: Padding, residual: Tensor | None = None) -> Tensor:
         x = autocast(x)
+        if self.bfloat16_products:
+            x = x.contiguous(memory_format=torch.channels_last)
         if residual is not None:
             residual = residual.to(x.dtype).contiguous(memory_format=torch.channels_last)
         out: Tensor = torch.ops.effnet_kernels.conv_inference.default(
@@ -104,6 +131,7 @@ class PreparedConv:
             self.stride,
             padding,
             self.activation,
+            self.bfloat16_products,
         )
         return out
 
@@ -123,6 +151,7 @@ class PreparedMBConv:
     gate: int
     expands: bool
     residual: bool
+    bfloat16_products: bool
 
     @staticmethod
     def make(
@@ -135,20 +164,26 @@ class PreparedMBConv:
         activation: str,
         gate: str,
         residual: bool,
+        dtype: torch.dtype = torch.float32,
     ) -> "PreparedMBConv":
-        """From the weights of the block's convolutions, each with the BatchNorm after it, and squeeze-and-excite's."""
+        """From the weights of the block's convolutions, each with the BatchNorm after it, and squeeze-and-excite's.
+
+        For ``x`` of ``dtype``: in bfloat16, with even numbers of channels, so are the products' factors.
+        """
+        channels, kernel_size = depthwise[0].shape[0], depthwise[0].shape[2]
+        in_channels = channels if expand is None else expand[0].shape[1]
+        product = _product_dtype(dtype, in_channels, channels)
         sections = []
         if expand is not None:
             folded = FoldedConv(*expand)
-            sections += [pack_conv(folded.weight), pack_vector(folded.bias)]
+            sections += [pack_conv(folded.weight, product), pack_vector(folded.bias)]
         folded = FoldedConv(*depthwise)
         sections += [pack_vector(folded.weight.flatten(1).t()), pack_vector(folded.bias)]
         if se is not None:
             sections += [pack_matrix(se.w1.flatten(1).t()), pack_vector(se.b1)]
             sections += [pack_matrix(se.w2.flatten(1).t()), pack_vector(se.b2)]
         folded = FoldedConv(*project)
-        sections += [pack_conv(folded.weight), pack_vector(folded.bias)]
-        channels, kernel_size = depthwise[0].shape[0], depthwise[0].shape[2]
+        sections += [pack_conv(folded.weight, product), pack_vector(folded.bias)]
         return PreparedMBConv(
             join(sections),
             (channels, project[0].shape[0], 0 if se is None else se.w1.shape[0], kernel_size, stride),
@@ -156,6 +191,7 @@ class PreparedMBConv:
             CODES[gate],
             expand is not None,
             residual,
+            product == torch.bfloat16,
         )
 
     def __call__(self, x: Tensor, padding: Padding) -> Tensor:
@@ -163,7 +199,15 @@ class PreparedMBConv:
         if not x.is_contiguous(memory_format=torch.channels_last):
             x = x.contiguous(memory_format=torch.channels_last)
         out: Tensor = torch.ops.effnet_kernels.mbconv_inference.default(
-            x, self.weights, *self.sizes, padding, self.activation, self.gate, self.expands, self.residual
+            x,
+            self.weights,
+            *self.sizes,
+            padding,
+            self.activation,
+            self.gate,
+            self.expands,
+            self.residual,
+            self.bfloat16_products,
         )
         return out
 
@@ -184,7 +228,7 @@ def _fake_conv(
     kernel_size: int,
     stride: int,
     padding: Padding,
-    activation: int,
+    *_rest: Any,
 ) -> Tensor:
     return _channels_last(x, out_channels, kernel_size, stride, padding)
 

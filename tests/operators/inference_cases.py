@@ -88,6 +88,7 @@ class MBConvCase:
             activation=self.activation,
             gate=self.gate,
             residual=self.residual,
+            dtype=self.dtype,
         )
 
     def call(self, x: Tensor) -> Tensor:
@@ -135,7 +136,7 @@ class ConvCase:
 
     def call(self, x: Tensor) -> Tensor:
         weights = (self.layer.weight, self.layer.bn)
-        prepared = PreparedConv.make(*weights, stride=self.stride, activation=self.activation)
+        prepared = PreparedConv.make(*weights, stride=self.stride, activation=self.activation, dtype=self.dtype)
         return prepared(x, self.pads, self.added if self.residual else None)
 
     def define(self, x: Tensor) -> Tensor:
@@ -167,4 +168,9 @@ def check_every_path() -> None:
     for dtype in (torch.float16, torch.bfloat16):
         MBConvCase(dtype=dtype, expands=False, residual=True).check()
         ConvCase(dtype=dtype, residual=True).check()
+    # Products of bfloat16, but where a number of channels is odd.
+    for in_channels, channels in ((12, 40), (12, 41), (11, 40), (12, 130)):
+        for shape in ((2, in_channels, 9, 7), (1, in_channels, 3, 2)):
+            MBConvCase(shape, channels=channels, dtype=torch.bfloat16, residual=True, out_channels=in_channels).check()
+        ConvCase((2, in_channels, 9, 11), kernel=1, out_channels=33, dtype=torch.bfloat16, residual=True).check()
     MBConvCase((1, 8, 30, 130), channels=50, kernel=5, stride=2).check()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 VARIABLE = "EFFNET_KERNELS_CPU_CAPABILITY"
-ORDER = ("baseline", "avx2", "avx512")
+ORDER = ("baseline", "avx2", "avx512", "avx512_bf16")
 TESTS = Path(__file__).parents[1]
 
 
@@ -46,4 +46,4 @@ def test_parity_on(capability: str) -> None:
 def test_an_unknown_capability_is_refused() -> None:
     result = run("avx10")
     assert result.returncode != 0
-    assert f"{VARIABLE}: expected one of baseline, avx2, avx512, got 'avx10'" in result.stderr
+    assert f"{VARIABLE}: expected one of baseline, avx2, avx512, avx512_bf16, got 'avx10'" in result.stderr

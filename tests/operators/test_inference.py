@@ -104,7 +104,7 @@ def test_the_same_bits_for_any_number_of_threads_and_any_batch(batch: int) -> No
             assert torch.equal(each.call(each.x[:batch]), expected[:batch])
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_stays_so(value: float) -> None:
     for activation in ACTIVATIONS:
         case = MBConvCase((2, 12, 9, 7), activation=activation, squeezed=0)
@@ -115,9 +115,7 @@ def test_what_is_not_finite_stays_so(value: float) -> None:
             assert torch.equal(out.isfinite(), expected.isfinite())
         conv = ConvCase(activation=activation)
         conv.x[0, 1, 4, 5] = value
-        assert torch.equal(
-            conv.call(conv.x).isnan(), conv.define(conv.x).isnan() if value != value else conv.call(conv.x).isnan()
-        )
+        assert torch.equal(conv.call(conv.x).isnan(), conv.define(conv.x).isnan())
 
 
 def test_schemas_and_fakes() -> None:
@@ -125,12 +123,14 @@ def test_schemas_and_fakes() -> None:
         case = MBConvCase((1, 12, 10, 7), stride=2, dtype=dtype)
         p = case.prepare()
         arguments = (case.x, p.weights, *p.sizes, case.pads, p.activation, p.gate, p.expands, p.residual)
+        arguments += (p.bfloat16_products,)
         torch.library.opcheck(torch.ops.effnet_kernels.mbconv_inference.default, arguments)
     conv = ConvCase(stride=2)
     from effnet_kernels.ops.prepared import PreparedConv
 
     c = PreparedConv.make(conv.layer.weight, conv.layer.bn, stride=2, activation="silu")
     arguments = (conv.x, c.weight, c.bias, None, c.out_channels, c.kernel_size, c.stride, conv.pads, c.activation)
+    arguments += (c.bfloat16_products,)
     torch.library.opcheck(torch.ops.effnet_kernels.conv_inference.default, arguments)
 
 

@@ -53,37 +53,98 @@ EK_INLINE int last_lanes(int64_t columns, int64_t column) {
   return int(std::min<int64_t>(Vec<A>::size, columns - column - (V - 1) * Vec<A>::size));
 }
 
+// What a product reads of either side, and how it sums. `Left` is one element, broadcast; `Right` a vector of columns.
+template <class E>
+struct Factors {
+  using Sum = Vec<E>;
+  using Left = Vec<E>;
+  using Right = Vec<E>;
+  static EK_INLINE Left left(const E* p) { return Vec<E>::broadcast(*p); }
+  static EK_INLINE Right right(const E* p) { return load(p, AllLanes{}); }
+  static EK_INLINE void accumulate(Sum& sum, Left a, Right b) { sum += a * b; }
+};
+
+// Both products of a pair are added to one sum in float32.
+template <>
+struct Factors<BFloat16Pair> {
+  using Sum = Vec<float>;
+  using Bits = Vec<float>::mask_t;
+#ifdef EK_BFLOAT16_INSTRUCTIONS
+  using Left = Bits;
+  using Right = Bits;
+  static EK_INLINE Left left(const BFloat16Pair* p) { return broadcast(p); }
+  static EK_INLINE Right right(const BFloat16Pair* p) { return bits(p); }
+  static EK_INLINE void accumulate(Sum& sum, Left a, Right b) {
+    sum.raw = (Vec<float>::raw_t)_mm512_dpbf16_ps((__m512)sum.raw, (__m512bh)a, (__m512bh)b);
+  }
+#else
+  struct Left {
+    Vec<float> first, second;
+  };
+  using Right = Left;
+  static EK_INLINE Left left(const BFloat16Pair* p) { return widen(broadcast(p)); }
+  static EK_INLINE Right right(const BFloat16Pair* p) { return widen(bits(p)); }
+  static EK_INLINE void accumulate(Sum& sum, Left a, Right b) {
+    sum += a.first * b.first;
+    sum += a.second * b.second;
+  }
+#endif
+
+ private:
+  static EK_INLINE Bits broadcast(const BFloat16Pair* p) {
+    int32_t pair;
+    std::memcpy(&pair, p, sizeof(pair));
+    return pair - Bits{};
+  }
+  static EK_INLINE Bits bits(const BFloat16Pair* p) {
+    Bits pairs;
+    std::memcpy(&pairs, p, sizeof(pairs));
+    return pairs;
+  }
+#ifndef EK_BFLOAT16_INSTRUCTIONS
+  static EK_INLINE Left widen(Bits pairs) {
+    const Bits first = pairs << 16, second = pairs & -65536;
+    Left values;
+    std::memcpy(&values.first, &first, sizeof(first));
+    std::memcpy(&values.second, &second, sizeof(second));
+    return values;
+  }
+#endif
+};
+
 // One tile of multiply_rows: R rows times V vectors of columns, the last of `lanes` lanes. The rows' element k is at
 // offset(k).
-template <int R, int V, class A, class Offset, class Epilogue>
-EK_INLINE void multiply_row_tile(const A* a, int64_t a_row, Offset offset, const A* const (&b)[V], int64_t depth,
+template <int R, int V, class E, class Offset, class Epilogue>
+EK_INLINE void multiply_row_tile(const E* a, int64_t a_row, Offset offset, const E* const (&b)[V], int64_t depth,
                                  int64_t row, int64_t column, int lanes, Epilogue& epilogue) {
-  Vec<A> sums[R][V];
+  using F = Factors<E>;
+  using Sum = typename F::Sum;
+  Sum sums[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) sums[r][v] = Vec<A>::zero();
+    for (int v = 0; v < V; ++v) sums[r][v] = Sum::zero();
   }
-  const A* const first = a + row * a_row;
+  const E* const first = a + row * a_row;
   for (int64_t k = 0; k < depth; ++k) {
-    const A* const left = first + offset(k);
-    Vec<A> right[V];
+    const E* const source = first + offset(k);
+    typename F::Right right[V];
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) right[v] = load(b[v] + k * kPackedColumns, AllLanes{});
+    for (int v = 0; v < V; ++v) right[v] = F::right(b[v] + k * kPackedColumns);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Vec<A> value = Vec<A>::broadcast(left[r * a_row]);
+      const typename F::Left left = F::left(source + r * a_row);
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sums[r][v] += value * right[v];
+      for (int v = 0; v < V; ++v) F::accumulate(sums[r][v], left, right[v]);
     }
   }
-  const int64_t last = column + (V - 1) * Vec<A>::size;
+  const int64_t last = column + (V - 1) * Sum::size;
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v + 1 < V; ++v) epilogue(row + r, column + v * Vec<A>::size, sums[r][v], AllLanes{});
+    for (int v = 0; v + 1 < V; ++v) epilogue(row + r, column + v * Sum::size, sums[r][v], AllLanes{});
   }
-  if (lanes == Vec<A>::size) {
+  if (lanes == Sum::size) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) epilogue(row + r, last, sums[r][V - 1], AllLanes{});
   } else {
@@ -111,12 +172,13 @@ EK_INLINE void for_each_tile_of_rows(int64_t rows, F f) {
 
 // Rows of `depth` elements, element k at offset(k), times `packed` (packed_matrix.h): epilogue(row, column, sum, lanes)
 // for every vector of the product.
-template <class A, class Offset, class Epilogue>
-EK_INLINE void multiply_rows_at(const A* a, int64_t a_row, Offset offset, int64_t rows, const A* packed, int64_t depth,
+template <class E, class Offset, class Epilogue>
+EK_INLINE void multiply_rows_at(const E* a, int64_t a_row, Offset offset, int64_t rows, const E* packed, int64_t depth,
                                 int64_t columns, Epilogue epilogue) {
+  using A = typename Factors<E>::Sum::value_type;
   for_each_tile_of_columns<A>(columns, [&](auto width, int64_t column) {
     constexpr int V = width();
-    const A* b[V];
+    const E* b[V];
     for (int v = 0; v < V; ++v) b[v] = packed_column(packed, depth, column + v * Vec<A>::size);
     const int lanes = last_lanes<V, A>(columns, column);
     for_each_tile_of_rows(rows, [&](auto count, int64_t row) {
@@ -126,8 +188,8 @@ EK_INLINE void multiply_rows_at(const A* a, int64_t a_row, Offset offset, int64_
 }
 
 // The same for a [rows, depth] as it lies in memory.
-template <class A, class Epilogue>
-EK_INLINE void multiply_rows(const A* a, int64_t a_row, int64_t rows, const A* packed, int64_t depth, int64_t columns,
+template <class E, class Epilogue>
+EK_INLINE void multiply_rows(const E* a, int64_t a_row, int64_t rows, const E* packed, int64_t depth, int64_t columns,
                              Epilogue epilogue) {
   multiply_rows_at(a, a_row, [](int64_t k) { return k; }, rows, packed, depth, columns, epilogue);
 }

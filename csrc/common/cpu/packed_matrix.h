@@ -5,10 +5,16 @@
 #include <cstdint>
 
 #include "common/cpu/buffer.h"
+#include "common/half.h"
 
 namespace effnet_kernels::cpu {
 
 inline constexpr int64_t kPackedColumns = 16;  // lanes of the widest vector
+
+// Two neighbours along the depth of a product: an element of a matrix of bfloat16, whose depth is half as many pairs.
+struct BFloat16Pair {
+  BFloat16 values[2];
+};
 
 // The elements of `packed` from `column` on, row after row at a distance of kPackedColumns.
 template <class A>

@@ -5,6 +5,7 @@ struct AllLanes {};  // in place of a lane count: the whole vector
 
 template <class A>
 struct Vec {
+  using value_type = A;
   static constexpr int size = EK_VECTOR_BYTES / sizeof(A);
   using raw_t __attribute__((vector_size(EK_VECTOR_BYTES))) = A;
   using int_t = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
@@ -130,6 +131,11 @@ EK_INLINE void store(T* target, Vec<accumulator_t<T>> v, AllLanes) {
     std::memcpy(target, &v.raw, sizeof(v.raw));
   } else if constexpr (std::is_same_v<T, BFloat16>) {
     using narrow_t __attribute__((vector_size(EK_VECTOR_BYTES / 2))) = uint16_t;
+#ifdef EK_BFLOAT16_INSTRUCTIONS
+    const narrow_t rounded_bits = (narrow_t)_mm512_cvtneps_pbh((__m512)v.raw);
+    std::memcpy(target, &rounded_bits, sizeof(rounded_bits));
+    return;
+#endif
     using wide_t __attribute__((vector_size(EK_VECTOR_BYTES))) = uint32_t;
     wide_t bits;
     std::memcpy(&bits, &v.raw, sizeof(bits));
