@@ -70,7 +70,7 @@ inline void conv_finish(const ConvInferenceParams& p, const float* sums, int64_t
   const FinishParams finish{
       sums,           padded_channels(p.out_channels), rows, p.out_channels, p.bias, p.residual, p.out,
       p.out_channels, first * p.out_channels};
-  dispatch_fast_activation(p.activation, [&](auto act) {
+  dispatch_inference_activation(p.activation, [&](auto act) {
     dispatch_float32_storage(p.dtype, [&](auto type) { finish_rows<typename decltype(type)::type>(finish, act); });
   });
 }

@@ -151,7 +151,7 @@ inline void mbconv_widen(const MBConvInferenceParams& p, const void* x, int64_t 
 
 inline void mbconv_channels(const MBConvInferenceParams& p, const MBConvImage& image, int64_t begin, int64_t end) {
   dispatch_product(p.bfloat16_products, [&](auto type) {
-    dispatch_fast_activation(p.activation, [&](auto act) {
+    dispatch_inference_activation(p.activation, [&](auto act) {
       BlockOfChannels<typename decltype(type)::type, decltype(act)> blocks(p, image, act);
       for (int64_t block = begin; block < end; ++block) blocks.run(block);
     });
@@ -164,7 +164,7 @@ inline void mbconv_excite(const MBConvInferenceParams& p, const MBConvImage& ima
     store(image.pooled + c, load(image.pooled + c, AllLanes{}) / count, AllLanes{});
   }
   const Scratch hidden = make_scratch(padded_channels(p.squeezed));
-  dispatch_fast_activation(p.activation, [&](auto act) {
+  dispatch_inference_activation(p.activation, [&](auto act) {
     excite_layer(act, image.pooled, p.reduce, p.shape.channels, p.reduce_bias, padded_channels(p.squeezed),
                  hidden.get());
   });

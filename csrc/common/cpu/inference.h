@@ -1,57 +1,15 @@
 // What the inference kernels share: storage by dtype, products into scratch memory and from there to the output, and
-// activations as functions of a vector. They are those of activation_math.h, but SiLU with AVX-512 takes two thirds of
-// the time, to a relative error of 1e-6 for |v| < 10 and 4e-6 at the ends of float32's range.
+// activations as functions of a vector.
 // Included per instruction set by foreach_capability.h.
 #include "common/cpu/gemm.h"
 
-#if EK_VECTOR_BYTES == 64
-// v / (1 + e^−v): 2^(i/16) from a table in one register, the rest of the power from a polynomial of degree 3, and the
-// quotient from a reciprocal to 14 bits and one Newton step.
-EK_INLINE Vec<float> fast_silu(Vec<float> value) {
-  const __m512 v = (__m512)value.raw;
-  const __m512 table = _mm512_setr_ps(1.0f, 1.0442737824f, 1.0905077327f, 1.1387886348f, 1.1892071150f, 1.2418578121f,
-                                      1.2968395547f, 1.3542555469f, 1.4142135624f, 1.4768261459f, 1.5422108254f,
-                                      1.6104903319f, 1.6817928305f, 1.7562521604f, 1.8340080864f, 1.9152065614f);
-  // t = −v log2 e, kept where 2^t is a normal number; NaN, the second operand, stays.
-  __m512 t = _mm512_mul_ps(v, _mm512_set1_ps(-1.44269504f));
-  t = _mm512_max_ps(_mm512_set1_ps(-126.0f), _mm512_min_ps(_mm512_set1_ps(126.0f), t));
-  // Adding it leaves sixteenths in the last bits: four for the table, the others for the exponent.
-  const __m512 round = _mm512_set1_ps(0x1.8p19f);
-  const __m512 shifted = _mm512_add_ps(t, round);
-  const __m512i bits = _mm512_castps_si512(shifted);
-  const __m512 f = _mm512_sub_ps(t, _mm512_sub_ps(shifted, round));
-  const __m512i exponent = _mm512_slli_epi32(_mm512_srli_epi32(bits, 4), 23);
-  const __m512i entry = _mm512_castps_si512(_mm512_permutexvar_ps(bits, table));
-  const __m512 power = _mm512_castsi512_ps(_mm512_add_epi32(entry, exponent));
-  __m512 p = _mm512_set1_ps(5.5504109e-2f);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4022651e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314718e-1f));
-  const __m512 one = _mm512_set1_ps(1.0f);
-  const __m512 denominator = _mm512_fmadd_ps(_mm512_mul_ps(power, f), p, _mm512_add_ps(power, one));
-  const __m512 near = _mm512_rcp14_ps(denominator);
-  const __m512 left = _mm512_fnmadd_ps(denominator, near, one);
-  // At −∞ the sigmoid must be 0, which makes the product NaN as in PyTorch.
-  const __mmask16 above = _mm512_cmp_ps_mask(v, _mm512_set1_ps(-__FLT_MAX__), _CMP_NLT_UQ);
-  return {(Vec<float>::raw_t)_mm512_mul_ps(v, _mm512_maskz_fmadd_ps(above, left, near, near))};
-}
-#endif
-
-struct FastSilu {
-  EK_INLINE Vec<float> operator()(Vec<float> v) const {
-#if EK_VECTOR_BYTES == 64
-    return fast_silu(v);
-#else
-    return activate<Activation::silu>(v);
-#endif
-  }
-};
-
-struct FastHardswish {
-  EK_INLINE Vec<float> operator()(Vec<float> v) const { return activate<Activation::hardswish>(v); }
+template <Activation activation>
+struct Activate {
+  EK_INLINE Vec<float> operator()(Vec<float> v) const { return activate<activation>(v); }
 };
 
 // identity, relu and relu6, which are compiled once.
-struct FastClamp {
+struct Clamp {
   float low, high;
   EK_INLINE Vec<float> operator()(Vec<float> v) const {
     const Vec<float> lower = Vec<float>::broadcast(low), upper = Vec<float>::broadcast(high);
@@ -61,19 +19,19 @@ struct FastClamp {
 
 // f(function of a vector) for the activations that follow a BatchNorm.
 template <class F>
-void dispatch_fast_activation(Activation activation, F f) {
+void dispatch_inference_activation(Activation activation, F f) {
   constexpr float kInfinity = __builtin_inff();
   switch (activation) {
     case Activation::silu:
-      return f(FastSilu{});
+      return f(Activate<Activation::silu>{});
     case Activation::hardswish:
-      return f(FastHardswish{});
+      return f(Activate<Activation::hardswish>{});
     case Activation::relu:
-      return f(FastClamp{0, kInfinity});
+      return f(Clamp{0, kInfinity});
     case Activation::relu6:
-      return f(FastClamp{0, 6});
+      return f(Clamp{0, 6});
     default:
-      return f(FastClamp{-kInfinity, kInfinity});
+      return f(Clamp{-kInfinity, kInfinity});
   }
 }
 

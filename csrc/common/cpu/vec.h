@@ -35,13 +35,8 @@ EK_INLINE Vec<A> select_le(Vec<A> a, Vec<A> b, Vec<A> x, Vec<A> y) {
 // v between two bounds; NaN stays.
 EK_INLINE Vec<float> clamp(Vec<float> v, float low, float high) {
   using V = Vec<float>;
-#if EK_VECTOR_BYTES == 64
-  const __m512 below = _mm512_min_ps(_mm512_set1_ps(high), (__m512)v.raw);  // the second operand where one is NaN
-  return {(V::raw_t)_mm512_max_ps(_mm512_set1_ps(low), below)};
-#else
   v = select_le(V::broadcast(high), v, V::broadcast(high), v);
   return select_le(v, V::broadcast(low), V::broadcast(low), v);
-#endif
 }
 
 // A number per lane, as a constant: index_of(lane).
@@ -172,9 +167,6 @@ EK_INLINE void store(T* target, Vec<accumulator_t<T>> v, int lanes) {
 
 // p · 2^n for an integral n, where p is about 1: to infinity and to zero where a float's exponents end.
 EK_INLINE Vec<float> scale_by_power_of_2(Vec<float> p, Vec<float> n) {
-#if EK_VECTOR_BYTES == 64
-  return {(Vec<float>::raw_t)_mm512_scalef_ps((__m512)p.raw, (__m512)n.raw)};
-#else
   // Two factors: n may lie outside a float's exponents while the product does not.
   using bits_t = Vec<float>::mask_t;
   const bits_t exponent = __builtin_convertvector(n.raw, bits_t);
@@ -184,7 +176,6 @@ EK_INLINE Vec<float> scale_by_power_of_2(Vec<float> p, Vec<float> n) {
   std::memcpy(&first_factor.raw, &first_bits, sizeof(first_bits));
   std::memcpy(&second_factor.raw, &second_bits, sizeof(second_bits));
   return p * first_factor * second_factor;
-#endif
 }
 
 // exp to about 1 ulp (Cody–Waite reduction, a polynomial of degree 6 with a relative error of 2e-8); overflows to
@@ -211,19 +202,55 @@ EK_INLINE Vec<double> exp(Vec<double> x) {
   return x;
 }
 
+#if EK_VECTOR_BYTES == 64
+// 2^(i/16) less i steps of the 4 highest bits of a float's mantissa, so that adding a number of sixteenths to those bits
+// and to the exponent above them gives the power.
+struct PowersOfTwo {
+  int32_t bits[16];
+
+  static constexpr PowersOfTwo make() {
+    constexpr float kPowers[16] = {1.0f,          1.0442737824f, 1.0905077327f, 1.1387886348f,
+                                   1.1892071150f, 1.2418578121f, 1.2968395547f, 1.3542555469f,
+                                   1.4142135624f, 1.4768261459f, 1.5422108254f, 1.6104903319f,
+                                   1.6817928305f, 1.7562521604f, 1.8340080864f, 1.9152065614f};
+    PowersOfTwo powers{};
+    for (int i = 0; i < 16; ++i) powers.bits[i] = std::bit_cast<int32_t>(kPowers[i]) - (i << 19);
+    return powers;
+  }
+};
+
+// To about 1 ulp: e^−v = 2^(n/16) 2^f, the first from a table in one register, the second from a polynomial of degree 3,
+// and the quotient from a reciprocal to 14 bits and one Newton step. What limits it is the multiplier, which a
+// polynomial for the whole power would use half as often again. Below −87, where the quotient is no normal number, the
+// result is zero; NaN stays.
+EK_INLINE __m512 sigmoid(__m512 v) {
+  static constexpr PowersOfTwo kPowers = PowersOfTwo::make();
+  constexpr float kLog2E = 1.44269502f, kLog2ERest = 1.92596299e-8f;
+  __m512 x = _mm512_min_ps(_mm512_set1_ps(87.3f), v);  // the second operand where one is NaN
+  x = _mm512_max_ps(_mm512_set1_ps(-87.3f), x);
+  const __m512 round = _mm512_set1_ps(0x1.8p19f);  // adding it rounds to sixteenths, whose number is in the last bits
+  const __m512 shifted = _mm512_fnmadd_ps(x, _mm512_set1_ps(kLog2E), round);
+  const __m512i bits = _mm512_castps_si512(shifted);
+  __m512 f = _mm512_fnmsub_ps(x, _mm512_set1_ps(kLog2E), _mm512_sub_ps(shifted, round));
+  f = _mm512_fnmadd_ps(x, _mm512_set1_ps(kLog2ERest), f);
+  const __m512i entry = _mm512_permutexvar_epi32(bits, _mm512_loadu_si512(kPowers.bits));
+  const __m512 power = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_slli_epi32(bits, 19), entry));
+  __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(5.5504109e-2f), f, _mm512_set1_ps(2.4022651e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314718e-1f));
+  const __m512 one = _mm512_set1_ps(1.0f);
+  const __m512 denominator = _mm512_fmadd_ps(_mm512_mul_ps(power, f), p, _mm512_add_ps(power, one));
+  const __m512 near = _mm512_rcp14_ps(denominator);
+  const __m512 left = _mm512_fnmadd_ps(denominator, near, one);
+  const __mmask16 representable = _mm512_cmp_ps_mask(v, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ);
+  return _mm512_maskz_fmadd_ps(representable, left, near, near);
+}
+#endif
+
 // 1 / (1 + e^−v).
 template <class A>
 EK_INLINE Vec<A> sigmoid(Vec<A> v) {
-  const Vec<A> denominator = Vec<A>::broadcast(1) + exp(Vec<A>::zero() - v);
 #if EK_VECTOR_BYTES == 64
-  if constexpr (std::is_same_v<A, float>) {
-    // A reciprocal to 14 bits and one Newton step, to about 1 ulp: less than half of what a division costs. Below −87,
-    // where the denominator may be infinite and the quotient is no normal number, the result is zero; NaN stays.
-    const __m512 d = (__m512)denominator.raw, near = _mm512_rcp14_ps(d);
-    const __mmask16 representable = _mm512_cmp_ps_mask((__m512)v.raw, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ);
-    const __m512 left = _mm512_fnmadd_ps(d, near, _mm512_set1_ps(1.0f));
-    return {(typename Vec<A>::raw_t)_mm512_maskz_fmadd_ps(representable, left, near, near)};
-  }
+  if constexpr (std::is_same_v<A, float>) return {(typename Vec<A>::raw_t)sigmoid((__m512)v.raw)};
 #endif
-  return Vec<A>::broadcast(1) / denominator;
+  return Vec<A>::broadcast(1) / (Vec<A>::broadcast(1) + exp(Vec<A>::zero() - v));
 }
