@@ -7,9 +7,11 @@ import sys
 from types import ModuleType
 
 fused: bool = False
+_fused_is_set = False
 
 # Ahead of the imports below, whose modules read ``effnet.fused``.
 from effnet.config import Scaling, Variant, compound_scaling, list_models, scaled_variant  # noqa: E402
+from effnet.fusion import FusionReport, fuse, unfuse  # noqa: E402
 from effnet.model import EfficientNet, EfficientNetFeatures, create_model  # noqa: E402
 from effnet.switch import check_fused, use_fused  # noqa: E402
 from effnet.weights import export_weights, load_weights  # noqa: E402
@@ -21,6 +23,7 @@ class _Package(ModuleType):
     def __setattr__(self, name: str, value: object) -> None:
         if name == "fused":
             check_fused(value, optional=False)
+            super().__setattr__("_fused_is_set", True)
         super().__setattr__(name, value)
 
 
@@ -29,14 +32,17 @@ sys.modules[__name__].__class__ = _Package
 __all__ = [
     "EfficientNet",
     "EfficientNetFeatures",
+    "FusionReport",
     "Scaling",
     "Variant",
     "compound_scaling",
     "create_model",
     "export_weights",
+    "fuse",
     "fused",
     "list_models",
     "load_weights",
     "scaled_variant",
+    "unfuse",
     "use_fused",
 ]

@@ -33,12 +33,18 @@ def use_fused(fused: bool) -> Iterator[None]:
     Raises:
         TypeError: ``fused`` is not a bool.
     """
-    before = effnet.fused
+    before, was_set = effnet.fused, effnet._fused_is_set
     effnet.fused = fused
     try:
         yield
     finally:
         effnet.fused = before
+        effnet._fused_is_set = was_set
+
+
+def fuses_others() -> bool:
+    """Whether other libraries' models that were given to ``effnet.fuse`` run fused: until somebody says otherwise."""
+    return effnet.fused or not effnet._fused_is_set
 
 
 class Switchable(nn.Module):
