@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FusedPattern:
-    """Modules that run as ``operator``; ``name`` is the first of them, as ``named_modules`` calls it."""
+    """Modules that run as one operator of ``effnet_kernels``, by their names in the model."""
 
-    name: str
     operator: str
+    modules: tuple[str, ...]
 
 
 @dataclass(frozen=True)

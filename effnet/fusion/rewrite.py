@@ -68,7 +68,8 @@ def fuse(model: nn.Module) -> FusionReport:
         for segment in segments:
             # What an outer module covers, the inner ones repeat.
             if not covered.issuperset(map(id, segment.modules)):
-                patterns.append(FusedPattern(names.get(id(segment.modules[0]), ""), str(segment.operator)))
+                inside = tuple(names[id(m)] for m in segment.modules if id(m) in names)
+                patterns.append(FusedPattern(str(segment.operator), inside))
             covered.update(map(id, segment.modules))
         if not segments:
             module.__class__ = fused.unfused_class
