@@ -26,7 +26,7 @@ class ExactHardsigmoid(nn.Module):
 
 
 def drawn(model: nn.Module) -> nn.Module:
-    """``model`` in float64 with random affine parameters and statistics, its residual branches weak."""
+    """``model`` in float64 with random affine parameters and statistics, small enough not to grow with depth."""
     model = model.double()
     generator = torch.Generator().manual_seed(0)
     for m in model.modules():
@@ -62,7 +62,7 @@ def run(model: nn.Module, x: Tensor, read: Read = logits) -> dict[str, Tensor]:
     torch.manual_seed(3)
     x = x.clone(memory_format=torch.preserve_format).requires_grad_()
     out = read(model(x))
-    parameters = dict(model.named_parameters())
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     wanted = [x, *parameters.values()]
     gradients = torch.autograd.grad(out.sin().sum(), wanted, allow_unused=True)
     names = ["gradient of x", *(f"gradient of {name}" for name in parameters)]

@@ -182,16 +182,7 @@ class TestChanges:
                 module.momentum = None
         peer = copy.deepcopy(model)
         effnet.unfuse(peer)
-        x = x.requires_grad_()
-        outs = []
-        for network in (model, peer):
-            torch.manual_seed(0)
-            out = network(x)
-            parameters = [p for p in network.parameters() if p.requires_grad]
-            outs.append([out, *torch.autograd.grad(out.sin().sum(), [x, *parameters]), *network.buffers()])
-        size = max(float(t.norm()) for t in outs[1])
-        for i, (a, b) in enumerate(zip(*outs, strict=True)):
-            assert float((a - b).norm()) < TOLERANCES[torch.float64].gradient * max(float(b.norm()), 1e-3 * size), i
+        check_against(model, peer, x)
 
     def test_replaced_modules(self, model: nn.Module, x: Tensor) -> None:
         effnet.fuse(model)
