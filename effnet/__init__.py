@@ -15,6 +15,7 @@ from effnet.fusion import FusionReport, fuse, unfuse  # noqa: E402
 from effnet.model import EfficientNet, EfficientNetFeatures, create_model  # noqa: E402
 from effnet.switch import check_fused, use_fused  # noqa: E402
 from effnet.weights import export_weights, load_weights  # noqa: E402
+from effnet_kernels.nn import sync_batchnorm  # noqa: E402
 
 
 class _Package(ModuleType):
@@ -43,6 +44,7 @@ __all__ = [
     "list_models",
     "load_weights",
     "scaled_variant",
+    "sync_batchnorm",
     "unfuse",
     "use_fused",
 ]

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 import effnet.blocks
 from effnet.prepared import prepared
 from effnet_kernels.arguments import KERNEL_SIZES, STRIDES, BatchNorm
-from effnet_kernels.nn import SqueezeExcite2d, batch_norm_arguments
+from effnet_kernels.nn import SqueezeExcite2d, SyncBatchNorm2d, batch_norm_arguments
 from effnet_kernels.ops.prepared import PreparedConv, PreparedMBConv
+
+_NORMS = (nn.BatchNorm2d, SyncBatchNorm2d, nn.SyncBatchNorm)
 
 
 def prepared_conv(layer: "effnet.blocks.ConvBNAct", x: Tensor) -> PreparedConv | None:
@@ -71,7 +73,7 @@ def _conv_and_norm(layer: "effnet.blocks.ConvBNAct") -> tuple[Tensor, BatchNorm]
     if type(layer) is not effnet.blocks.ConvBNAct or type(conv) is not effnet.blocks.PaddedConv2d:
         return None
     square = conv.kernel_size[0] == conv.kernel_size[1] and conv.stride[0] == conv.stride[1]
-    if not square or conv.dilation != (1, 1) or conv.bias is not None or type(bn) is not nn.BatchNorm2d:
+    if not square or conv.dilation != (1, 1) or conv.bias is not None or type(bn) not in _NORMS:
         return None
     if bn.training or bn.running_mean is None:
         return None

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from effnet.arguments import check_bn_eps, check_count, check_flag, check_number, check_padding, check_rate
 from effnet.blocks import ConvBNAct, LayerSettings, PaddedConv2d, PaddingRule, build_block
@@ -15,6 +16,7 @@ from effnet.inference import prepared_linear
 from effnet.switch import Switchable, check_fused
 from effnet.weights import WeightsSource, fetch_weights, load_weights
 from effnet_kernels import backend_for
+from effnet_kernels.nn import synchronising_group
 
 STRIDE = 32
 """How many pixels of the input one pixel of the last feature map stands for, along each axis."""
@@ -72,7 +74,7 @@ class EfficientNetFeatures(Switchable):
         check_bn_eps(eps)
         self._settings = replace(self._settings, bn_eps=float(eps))
         for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, _BatchNorm):
                 module.eps = float(eps)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
@@ -117,7 +119,8 @@ class EfficientNetFeatures(Switchable):
         if height == 0 or width == 0:
             raise ValueError(f"x: expected H and W of at least 1, got shape {tuple(x.shape)}")
         last = self.stages[-1][-1].project.bn  # type: ignore[index]
-        if last.training and batch == 1 and height <= STRIDE and width <= STRIDE:
+        single = batch == 1 and height <= STRIDE and width <= STRIDE
+        if single and last.training and synchronising_group(last) is None:
             raise ValueError(
                 "x: expected more than 1 value per channel in the last feature map when training (a batch above 1 or "
                 f"a side above {STRIDE}), got shape {tuple(x.shape)}"

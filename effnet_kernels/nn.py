@@ -5,14 +5,19 @@ state dict are the same either way.
 """
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from effnet_kernels import ops, reference
+from effnet_kernels import ops, reference, synchronised
 from effnet_kernels.arguments import BatchNorm, Padding, SqueezeExcite, symmetric_padding
 
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
-def batch_norm_arguments(bn: nn.BatchNorm2d) -> BatchNorm:
+
+def batch_norm_arguments(bn: _BatchNorm) -> BatchNorm:
     """The tensors and settings of ``bn`` for one forward call, which this counts in ``num_batches_tracked``.
 
     Momentum None gives the cumulative average, as in PyTorch; without running statistics the batch's are used in
@@ -27,9 +32,19 @@ def batch_norm_arguments(bn: nn.BatchNorm2d) -> BatchNorm:
     return BatchNorm(bn.weight, bn.bias, mean, var, uses_batch_statistics(bn), momentum, bn.eps)
 
 
-def uses_batch_statistics(bn: nn.BatchNorm2d) -> bool:
+def uses_batch_statistics(bn: _BatchNorm) -> bool:
     """Whether ``bn`` normalises by the batch's own mean and variance."""
     return bn.training or bn.running_mean is None
+
+
+def synchronising_group(bn: _BatchNorm) -> Any:
+    """The processes whose batches ``bn`` now normalises together; None where it is this one alone."""
+    if not bn.training or not isinstance(bn, (SyncBatchNorm2d, SyncBatchNormAct2d, nn.SyncBatchNorm)):
+        return None
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    group = dist.group.WORLD if bn.process_group is None else bn.process_group
+    return group if dist.get_world_size(group) > 1 else None
 
 
 class BatchNormAct2d(nn.BatchNorm2d):
@@ -50,6 +65,64 @@ class BatchNormAct2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor, keep: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         return batch_norm_act(x, self, self.activation, keep, residual, fused=self.fused)
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` over the batches of all processes together, in training, on every device.
+
+    What ``nn.SyncBatchNorm`` is on GPUs, with the same state dict. Unlike it, it computes on CPU, in any layout, and is
+    accepted there by ``DistributedDataParallel``. In evaluation, and where there is one process, it is BatchNorm.
+    ``process_group`` is the group whose processes belong together, None all of them.
+    """
+
+    process_group: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return batch_norm_act(x, self, "identity", fused=True)
+
+
+class SyncBatchNormAct2d(BatchNormAct2d):
+    """:class:`BatchNormAct2d` over the batches of all processes together, as :class:`SyncBatchNorm2d`."""
+
+    process_group: Any = None
+
+
+def sync_batchnorm(model: AnyModule, process_group: Any = None) -> AnyModule:
+    """Let every BatchNorm in ``model`` take its statistics over the batches of all processes together.
+
+    Processes may have batches of different sizes. Every ``nn.BatchNorm2d`` becomes a :class:`SyncBatchNorm2d`, and
+    every :class:`BatchNormAct2d` a :class:`SyncBatchNormAct2d`, in place: parameters, buffers, hooks and the state
+    dict's names stay. ``nn.SyncBatchNorm.convert_sync_batchnorm`` does the same for the networks of ``effnet``, but
+    ``DistributedDataParallel`` refuses its modules on CPU.
+
+    Args:
+        model: the network, changed in place.
+        process_group: of ``torch.distributed``; None for all processes.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        TypeError: ``model`` is no module, or has a BatchNorm of another class.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    for name, module in norms.items():
+        if type(module) not in _SYNCHRONISED and type(module) not in _SYNCHRONISED.values():
+            expected = ", ".join(kind.__name__ for kind in _SYNCHRONISED)
+            raise TypeError(f"model: expected every BatchNorm to be one of {expected}, got {module} at {name!r}")
+    for module in norms.values():
+        module.__class__ = _SYNCHRONISED.get(type(module), type(module))
+        module.process_group = process_group
+    return model
+
+
+_SYNCHRONISED: dict[type[_BatchNorm], type[_BatchNorm]] = {
+    nn.BatchNorm2d: SyncBatchNorm2d,
+    BatchNormAct2d: SyncBatchNormAct2d,
+    nn.SyncBatchNorm: nn.SyncBatchNorm,
+}
 
 
 class DepthwiseConvBNAct2d(nn.Module):
@@ -110,7 +183,7 @@ class SqueezeExcite2d(nn.Module):
 
 def batch_norm_act(
     x: Tensor,
-    bn: nn.BatchNorm2d,
+    bn: _BatchNorm,
     activation: str,
     keep: Tensor | None = None,
     residual: Tensor | None = None,
@@ -119,6 +192,9 @@ def batch_norm_act(
 ) -> Tensor:
     """act(bn(x)) · keep[n] (+ residual)."""
     arguments = batch_norm_arguments(bn)
+    group = synchronising_group(bn)
+    if group is not None:
+        x, arguments = synchronised.synchronised(x, arguments, group, fused=fused)
     if not fused:
         return reference.batch_norm_act(x, arguments, activation, keep, residual)
     return ops.batch_norm_act(
@@ -139,9 +215,9 @@ def batch_norm_act(
 def mbconv_core(
     u: Tensor,
     conv: nn.Conv2d,
-    bn2: nn.BatchNorm2d,
+    bn2: _BatchNorm,
     *,
-    bn1: nn.BatchNorm2d | None = None,
+    bn1: _BatchNorm | None = None,
     se: SqueezeExcite2d | None = None,
     padding: int | Sequence[int],
     activation: str,
@@ -153,6 +229,13 @@ def mbconv_core(
     bn2_arguments = batch_norm_arguments(bn2)
     se_arguments = None if se is None else se.arguments()
     gate = "sigmoid" if se is None else se.gate
+    group1, group2 = None if bn1 is None else synchronising_group(bn1), synchronising_group(bn2)
+    if group1 is not None:
+        assert bn1_arguments is not None
+        u, bn1_arguments = synchronised.synchronised(u, bn1_arguments, group1, fused=fused)
+    if group2 is not None:
+        norms, settings = (bn2_arguments, bn1_arguments, se_arguments), (stride, padding, activation, gate)
+        return synchronised.mbconv_core(u, conv.weight, *norms, *settings, group=group2, fused=fused)
     if fused:
         return ops.mbconv_core(
             u,
@@ -174,16 +257,20 @@ def mbconv_core(
 def mbconv(
     x: Tensor,
     conv: nn.Conv2d,
-    bn2: nn.BatchNorm2d,
+    bn2: _BatchNorm,
     project: nn.Conv2d,
     *,
     expand: nn.Conv2d | None = None,
-    bn1: nn.BatchNorm2d | None = None,
+    bn1: _BatchNorm | None = None,
     se: SqueezeExcite2d | None = None,
     padding: int | Sequence[int],
     activation: str,
 ) -> Tensor:
     """project(mbconv_core(expand(x))); ``expand`` and ``project`` are 1×1 convolutions without bias. Always fused."""
+    if any(bn is not None and synchronising_group(bn) is not None for bn in (bn1, bn2)):
+        u = x if expand is None else ops.pointwise_conv(x, expand.weight)
+        out = mbconv_core(u, conv, bn2, bn1=bn1, se=se, padding=padding, activation=activation, fused=True)
+        return ops.pointwise_conv(out, project.weight)
     return ops.mbconv(
         x,
         conv.weight,
@@ -202,10 +289,10 @@ def mbconv(
 def mbconv_core_unscaled(
     u: Tensor,
     conv: nn.Conv2d,
-    bn2: nn.BatchNorm2d,
+    bn2: _BatchNorm,
     se: SqueezeExcite2d,
     *,
-    bn1: nn.BatchNorm2d | None = None,
+    bn1: _BatchNorm | None = None,
     padding: int | Sequence[int],
     activation: str,
 ) -> tuple[Tensor, Tensor]:
@@ -227,8 +314,11 @@ __all__ = [
     "BatchNormAct2d",
     "DepthwiseConvBNAct2d",
     "SqueezeExcite2d",
+    "SyncBatchNorm2d",
+    "SyncBatchNormAct2d",
     "batch_norm_act",
     "mbconv",
     "mbconv_core",
     "mbconv_core_unscaled",
+    "sync_batchnorm",
 ]
