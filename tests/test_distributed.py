@@ -28,12 +28,12 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return outcomes_of(4, tmp_path_factory.mktemp("four"))
 
 
-@pytest.mark.parametrize("check", distributed_checks.checks())
+@pytest.mark.parametrize("check", distributed_checks.checks(2))
 def test_two_processes(check: str, two: dict[str, str]) -> None:
     assert not two[check], two[check]
 
 
-@pytest.mark.parametrize("check", distributed_checks.checks())
+@pytest.mark.parametrize("check", distributed_checks.checks(4))
 def test_four_processes(check: str, four: dict[str, str]) -> None:
     assert not four[check], four[check]
 
