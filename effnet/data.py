@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 from torchvision import datasets
 
 from effnet.augmentation import AUGMENTATIONS
 from effnet.errors import OptionError
+from effnet.files import one_at_a_time
 from effnet.images import read_image, to_rgb
 from effnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Triple
 
@@ -99,10 +100,11 @@ def _load_digits(_root: Path) -> Split:
 
 
 def _load_fashion_mnist(root: Path) -> Split:
-    if DEBIAN_FASHION_MNIST.is_dir():
-        _unpack_fashion_mnist(DEBIAN_FASHION_MNIST, root / "FashionMNIST" / "raw")
-    train = datasets.FashionMNIST(root, train=True, download=True)
-    test = datasets.FashionMNIST(root, train=False, download=True)
+    with one_at_a_time(root):
+        if DEBIAN_FASHION_MNIST.is_dir():
+            _unpack_fashion_mnist(DEBIAN_FASHION_MNIST, root / "FashionMNIST" / "raw")
+        train = datasets.FashionMNIST(root, train=True, download=True)
+        test = datasets.FashionMNIST(root, train=False, download=True)
     return Split(train, test, tuple(train.classes))
 
 
@@ -118,8 +120,9 @@ def _unpack_fashion_mnist(packed: Path, raw: Path) -> None:
 
 
 def _load_cifar(data_set: Callable[..., Any], root: Path) -> Split:
-    train = data_set(root, train=True, download=True)
-    test = data_set(root, train=False, download=True)
+    with one_at_a_time(root):
+        train = data_set(root, train=True, download=True)
+        test = data_set(root, train=False, download=True)
     return Split(train, test, tuple(train.classes))
 
 
@@ -249,6 +252,26 @@ class DrawSampler(DistributedSampler[Any]):
         return ((self.epoch, index) for index in super().__iter__())
 
 
+class EvenBatches(Sampler[list[int]]):
+    """Every picture once among all processes, in order, in equally many batches for each of them.
+
+    A process that was done before the others would leave them waiting for it. Batches differ by one picture at most,
+    and are smaller than ``batch_size`` rather than one batch fewer.
+    """
+
+    def __init__(self, pictures: int, batch_size: int, rank: int, world_size: int) -> None:
+        self.batches = -(-pictures // (batch_size * world_size))
+        total = self.batches * world_size
+        ends = [pictures * batch // total for batch in range(total + 1)]
+        self._ranges = [range(ends[batch], ends[batch + 1]) for batch in range(rank, total, world_size)]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return map(list, self._ranges)
+
+    def __len__(self) -> int:
+        return self.batches
+
+
 def mixed_seed(*parts: int) -> int:
     """One 64-bit seed from several numbers, unrelated to that of their neighbours."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
@@ -271,11 +294,13 @@ def training_loader(
     )
 
 
-def test_loader(data: TestSet, batch_size: int, num_workers: int) -> DataLoader[tuple[Tensor, int]]:
-    """Every test picture once, in order."""
+def test_loader(
+    data: TestSet, batch_size: int, num_workers: int, *, rank: int, world_size: int
+) -> DataLoader[tuple[Tensor, int]]:
+    """Every test picture once, in one of the processes; there have to be as many pictures as processes."""
     return DataLoader(
         data,
-        batch_size,
+        batch_sampler=EvenBatches(len(data), batch_size, rank, world_size),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),

@@ -43,6 +43,7 @@ class TrainingOptions:
         accelerator: as Lightning names it.
         devices: as Lightning takes it, ``auto`` or a number.
         strategy: as Lightning names it, for instance ``ddp``.
+        sync_batchnorm: whether BatchNorm takes its statistics over the batches of all devices together.
         num_workers: processes that load pictures.
         seed: of weights, order, augmentation and drop-connect.
         resolution: side of the network's input.
@@ -73,6 +74,7 @@ class TrainingOptions:
     accelerator: str = "auto"
     devices: str = "auto"
     strategy: str = "auto"
+    sync_batchnorm: bool = False
     num_workers: int = 0
     seed: int = 0
     resolution: int | None = None

@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from effnet.files import replacing
 from effnet.preprocessing import Preprocessing
 
 METADATA_KEY = "effnet"
@@ -25,8 +26,8 @@ class Labels:
 def save_result(path: Path, model: nn.Module, labels: Labels) -> None:
     """Write the state dict of ``model`` with ``labels`` in the file's metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata={"format": "pt", METADATA_KEY: json.dumps(asdict(labels))})
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata={"format": "pt", METADATA_KEY: json.dumps(asdict(labels))})
 
 
 def read_labels(path: Path) -> Labels | None:

@@ -19,6 +19,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
@@ -26,8 +27,10 @@ from torchmetrics.classification import MulticlassAccuracy
 import effnet
 from effnet.data import Split, TestSet, TrainingSet, load_split, mixed_seed, test_loader, training_loader
 from effnet.errors import OptionError
+from effnet.files import replacing
 from effnet.options import CHECKPOINT_NAME, TrainingOptions
 from effnet.preprocessing import Preprocessing
+from effnet.processes import StopsOnSigterm, launch
 from effnet.recipe import build_optimizer, build_schedule
 from effnet.result import Labels, save_result
 
@@ -87,13 +90,18 @@ class Pictures(LightningDataModule):
         self.options = options
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
-        trainer = self.trainer
-        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         options = self.options
-        return training_loader(self.training, options.batch_size, options.num_workers, rank=rank, world_size=world_size)
+        return training_loader(self.training, options.batch_size, options.num_workers, **self._place())
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
-        return test_loader(self.test, 4 * self.options.batch_size, self.options.num_workers)
+        options = self.options
+        return test_loader(self.test, 4 * options.batch_size, options.num_workers, **self._place())
+
+    def _place(self) -> dict[str, int]:
+        """Which of how many processes this is."""
+        trainer = self.trainer
+        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        return {"rank": rank, "world_size": world_size}
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Pictures in channels_last, which is the faster layout, fused or not, on CPUs and GPUs."""
@@ -203,8 +211,7 @@ class History(Callback):
             self._write()
 
     def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="") as file:
+        with replacing(self.path) as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(field.name for field in fields(EpochResult))
             writer.writerows(asdict(result).values() for result in self.epochs)
@@ -216,12 +223,26 @@ class History(Callback):
         self.epochs = [EpochResult(**values) for values in state_dict["epochs"]]
 
 
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's checkpoints, of which a killed run leaves the one before or the one after, and never half of one.
+
+    Lightning's own are written to the system's temporary folder and moved, which across file systems is a copy.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        with replacing(Path(path)) as partial:
+            torch.save(checkpoint, partial)
+
+
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Leave out what Lightning tells about itself; its warnings about the run stay."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             for message in (
@@ -232,7 +253,8 @@ def _quiet_lightning() -> Iterator[None]:
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @_quiet_lightning()
@@ -247,7 +269,7 @@ def train(options: TrainingOptions) -> TrainingResult:
     history = History(options.folder / HISTORY_NAME)
     trainer = _trainer(options, history)
     split = load_split(options.data, options.data_root)
-    _check_sizes(split, options)
+    _check_sizes(split, options, trainer.world_size)
     seed_everything(options.seed, workers=True, verbose=False)
     module = Classifier(build_model(options, len(split.classes)), len(split.classes), options)
     source = options.source
@@ -288,6 +310,9 @@ def build_model(options: TrainingOptions, num_classes: int) -> torch.nn.Module:
     )
     assert isinstance(model, effnet.EfficientNet)
     torch.nn.init.zeros_(model.classifier.weight)
+    if options.sync_batchnorm:
+        # Not Lightning's: its modules are refused by DistributedDataParallel on CPU.
+        effnet.sync_batchnorm(model)
     return model.to(memory_format=torch.channels_last)
 
 
@@ -295,17 +320,18 @@ def _trainer(options: TrainingOptions, history: History) -> Trainer:
     try:
         return Trainer(
             accelerator=options.accelerator,
-            devices=options.devices,
-            strategy=options.strategy,
+            **_devices(options),
             precision=options.precision,  # type: ignore[arg-type]
             max_epochs=options.epochs,
             limit_train_batches=options.limit_batches,
             limit_val_batches=options.limit_batches,
             gradient_clip_val=options.gradient_clip or None,
             callbacks=_callbacks(options, history),
+            plugins=WholeCheckpoints(),
             logger=CSVLogger(options.folder, name="steps"),
             log_every_n_steps=1,
             num_sanity_val_steps=0,
+            use_distributed_sampler=False,
             enable_progress_bar=options.progress,
             enable_model_summary=False,
         )
@@ -315,8 +341,23 @@ def _trainer(options: TrainingOptions, history: History) -> Trainer:
         raise OptionError("accelerator", expected, f"{options.accelerator!r}: {error}") from error
 
 
+def _devices(options: TrainingOptions) -> dict[str, Any]:
+    """Lightning's arguments for the processes: those of ``torchrun`` where it started this one."""
+    launched = launch()
+    if launched is None:
+        return {"devices": options.devices, "strategy": options.strategy}
+    if options.devices not in ("auto", str(launched.local_size)):
+        raise OptionError("devices", f"auto or the {launched.local_size} that torchrun started", options.devices)
+    several = options.strategy == "auto" and launched.size > 1
+    return {
+        "devices": launched.local_size,
+        "num_nodes": launched.size // launched.local_size,
+        "strategy": "ddp" if several else options.strategy,
+    }
+
+
 def _callbacks(options: TrainingOptions, history: History) -> list[Callback]:
-    callbacks: list[Callback] = [LearningRateMonitor("step")]
+    callbacks: list[Callback] = [LearningRateMonitor("step"), StopsOnSigterm()]
     if options.chosen_ema_decay > 0:
         callbacks.append(Average(options.chosen_ema_decay))
     callbacks.append(history)
@@ -342,11 +383,12 @@ def _fit(trainer: Trainer, module: Classifier, pictures: Pictures, checkpoint: P
         signal.signal(signal.SIGINT, on_interrupt)
 
 
-def _check_sizes(split: Split, options: TrainingOptions) -> None:
-    if len(split.train) < options.batch_size:
-        raise OptionError("batch_size", f"at most the {len(split.train)} training pictures", options.batch_size)
-    if len(split.test) == 0:
-        raise OptionError("data_root", "test pictures", "none")
+def _check_sizes(split: Split, options: TrainingOptions, world_size: int) -> None:
+    pictures = len(split.train) // world_size
+    if pictures < options.batch_size:
+        raise OptionError("batch_size", f"at most the {pictures} training pictures of a device", options.batch_size)
+    if len(split.test) < world_size:
+        raise OptionError("data_root", f"a test picture for each of {world_size} devices", len(split.test))
 
 
 def _checked_checkpoint(path: Path, options: TrainingOptions) -> Path:

@@ -234,8 +234,19 @@ def mbconv_core(
         assert bn1_arguments is not None
         u, bn1_arguments = synchronised.synchronised(u, bn1_arguments, group1, fused=fused)
     if group2 is not None:
-        norms, settings = (bn2_arguments, bn1_arguments, se_arguments), (stride, padding, activation, gate)
-        return synchronised.mbconv_core(u, conv.weight, *norms, *settings, group=group2, fused=fused)
+        return synchronised.mbconv_core(
+            u,
+            conv.weight,
+            bn2_arguments,
+            bn1_arguments,
+            se_arguments,
+            stride,
+            padding,
+            activation,
+            gate,
+            group=group2,
+            fused=fused,
+        )
     if fused:
         return ops.mbconv_core(
             u,

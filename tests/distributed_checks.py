@@ -65,7 +65,7 @@ class Layers(nn.Module):
         self.bn2 = nn.BatchNorm2d(CHANNELS, **norm)
         self.se = knn.SqueezeExcite2d(CHANNELS, 2)
         self.project = nn.Conv2d(CHANNELS, 5, 1, bias=False)
-        # Activations far from linear ones, after which a shift by BN1 would be undone by BN2: its gradient would cancel.
+        # Activations far from linear: after a linear one BN2 would undo a shift by BN1, whose gradient would cancel.
         for name, parameter in self.named_parameters():
             nn.init.normal_(parameter, 2.0 if name.startswith("bn") and name.endswith("weight") else 0.0, 0.5)
         self.to(dtype)

@@ -48,6 +48,10 @@ def train(
     accelerator: Annotated[str, _option("auto, cpu, gpu, mps or tpu, as Lightning names them.", MACHINE)] = "auto",
     devices: Annotated[str, _option("auto or a number.", MACHINE)] = "auto",
     strategy: Annotated[str, _option("auto or ddp, as Lightning names them.", MACHINE)] = "auto",
+    sync_batchnorm: Annotated[
+        bool,
+        _option("BatchNorm over all devices' batches together.", MACHINE, "--sync-batchnorm/--no-sync-batchnorm"),
+    ] = False,
     num_workers: Annotated[int, _option("Processes that load pictures.", MACHINE)] = 0,
     resume: Annotated[
         str | None, _option("A checkpoint to continue from, or last for the one in --output-dir.", MACHINE)
@@ -63,6 +67,7 @@ def train(
     from effnet.options import CHECKPOINT_NAME, TrainingOptions
     from effnet.training import train as run
 
+    say = rank_zero_only(typer.echo)
     with as_bad_parameter():
         options = TrainingOptions(**chosen)
         rank_zero_only(_announce)(options)
@@ -73,9 +78,8 @@ def train(
             hint = (
                 f"Continue with the same options and --resume {checkpoint}" if checkpoint.exists() else "No epoch done."
             )
-            typer.echo(f"Stopped. {hint}", err=True)
+            say(f"Stopped. {hint}", err=True)
             raise typer.Exit(STOPPED_BY_INTERRUPT) from None
-    say = rank_zero_only(typer.echo)
     say(f"test accuracy {result.test_accuracy:.2%}, test loss {result.test_loss:.4f}")
     say(f"checkpoint {result.checkpoint}")
     say(f"weights {result.weights}")
