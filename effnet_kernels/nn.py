@@ -110,8 +110,10 @@ def sync_batchnorm(model: AnyModule, process_group: Any = None) -> AnyModule:
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     for name, module in norms.items():
         if type(module) not in _SYNCHRONISED and type(module) not in _SYNCHRONISED.values():
-            expected = ", ".join(kind.__name__ for kind in _SYNCHRONISED)
-            raise TypeError(f"model: expected every BatchNorm to be one of {expected}, got {module} at {name!r}")
+            expected = ", ".join(known.__name__ for known in _SYNCHRONISED)
+            kind = type(module)
+            got = f"{kind.__module__}.{kind.__name__} at {name!r}"
+            raise TypeError(f"model: expected every BatchNorm to be one of {expected}, got {got}")
     for module in norms.values():
         module.__class__ = _SYNCHRONISED.get(type(module), type(module))
         module.process_group = process_group

@@ -306,6 +306,33 @@ def same_bits_everywhere(member: Member) -> None:
         assert all(torch.equal(buffer, other) for other in others)
 
 
+def kept_bytes(compute: Computes, layers: Layers, x: Tensor) -> int:
+    """Of what autograd keeps for backward, parameters and buffers aside."""
+    own = {t.untyped_storage().data_ptr() for t in (*layers.parameters(), *layers.buffers())}
+    kept: dict[int, int] = {}
+
+    def note(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        compute(layers, x, True).sum().backward()
+    return sum(kept.values())
+
+
+def keeps_what_the_operators_keep(member: Member) -> None:
+    """Nothing of activation size more than u, y and what SE is given, whatever is recomputed for it."""
+    x = draw(2, CHANNELS, 64, 64, seed=0, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
+    for compute in (norm_and_act, depthwise, core, excited_core):
+        sizes = [
+            kept_bytes(compute, convert(Layers(torch.float32)), x.clone().requires_grad_())
+            for convert in (knn.sync_batchnorm, lambda layers: layers)
+        ]
+        assert sizes[0] <= 1.05 * sizes[1], f"{compute.__name__}: {sizes[0]} bytes, without synchronising {sizes[1]}"
+
+
 def triton_kernels(member: Member) -> None:
     """The same composition of Triton's operators, in its interpreter."""
     effnet_kernels.set_backend("triton")
@@ -378,6 +405,7 @@ def checks_of_two() -> dict[str, Check]:
         large_mean,
         same_bits_everywhere,
         autocast_is_followed,
+        keeps_what_the_operators_keep,
         triton_kernels,
     ):
         found[plain.__name__] = plain

@@ -83,7 +83,7 @@ def started(how: str, arguments: Sequence[str], folder: Path) -> list[BaseProces
     has imported everything; their output goes to ``<rank>.log``.
     """
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["effnet.cli.train", "effnet.training", "sklearn.model_selection"])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
