@@ -20,6 +20,9 @@ from effnet.errors import OptionError
 from effnet.files import one_at_a_time
 from effnet.images import read_image, to_rgb
 from effnet.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Triple
+from effnet.seeds import mixed_seed
+from effnet.shards import Shards, class_names, find_shards, index_shards
+from effnet.streaming import ShardBatches, Steps
 
 SMALLEST_RESOLUTION = 32
 """Five stages of stride 2 leave one pixel of it."""
@@ -41,10 +44,10 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """Training and test pictures of one source, and what its classes are called."""
+    """Training and test pictures of one source, and what its classes are called; shards may come without a test."""
 
-    train: Pictures
-    test: Pictures
+    train: Pictures | Shards
+    test: Pictures | Shards | None
     classes: tuple[str, ...]
 
 
@@ -53,7 +56,7 @@ class Source:
     """One row of the table of sources.
 
     Attributes:
-        load: from the data root, reading and, where needed, downloading.
+        load: from the data root and the test root, reading and, where needed, downloading.
         resolution: the network's input by default.
         mean: of its pixels from 0 to 1.
         std: of its pixels from 0 to 1.
@@ -61,7 +64,7 @@ class Source:
         augmentation: by default, a key of ``AUGMENTATIONS``.
     """
 
-    load: Callable[[Path], Split]
+    load: Callable[[Path, Path | None], Split]
     resolution: int
     mean: Triple
     std: Triple
@@ -83,7 +86,7 @@ class Digits:
         return Image.fromarray(self.images[index]), int(self.labels[index])
 
 
-def _load_digits(_root: Path) -> Split:
+def _load_digits(_root: Path, _test_root: Path | None) -> Split:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -99,7 +102,7 @@ def _load_digits(_root: Path) -> Split:
     return Split(Digits(train_images, train_labels), Digits(test_images, test_labels), classes)
 
 
-def _load_fashion_mnist(root: Path) -> Split:
+def _load_fashion_mnist(root: Path, _test_root: Path | None) -> Split:
     with one_at_a_time(root):
         if DEBIAN_FASHION_MNIST.is_dir():
             _unpack_fashion_mnist(DEBIAN_FASHION_MNIST, root / "FashionMNIST" / "raw")
@@ -126,10 +129,8 @@ def _load_cifar(data_set: Callable[..., Any], root: Path) -> Split:
     return Split(train, test, tuple(train.classes))
 
 
-def _load_folder(root: Path) -> Split:
+def _load_folder(root: Path, _test_root: Path | None) -> Split:
     """``root/train/<class>/…`` and ``root/val/<class>/…`` or ``root/test/<class>/…``."""
-    if not root.is_dir():
-        raise OptionError("data_root", "a folder with train/ and val/ or test/", f"{root}, which is not a folder")
     held_out = next((name for name in ("val", "test") if (root / name).is_dir()), None)
     if not (root / "train").is_dir() or held_out is None:
         found = ", ".join(sorted(entry.name for entry in root.iterdir())) or "nothing"
@@ -148,12 +149,32 @@ def _image_folder(folder: Path) -> datasets.ImageFolder:
         raise OptionError("data_root", "a folder of images for each class", f"{folder}: {error}") from error
 
 
+def _load_webdataset(root: Path, test_root: Path | None) -> Split:
+    """Shards that ``root`` names and, as a test, ``test_root``; or of ``root/train`` and ``root/val`` or ``root/test``.
+
+    Class names are the lines of ``classes.txt`` in ``root``, or in the first training shard's folder.
+    """
+    training = root
+    if (root / "train").is_dir():
+        training = root / "train"
+        test_root = test_root or next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
+    paths = find_shards("data_root", training)
+    test_paths = [] if test_root is None else find_shards("test_root", test_root)
+    if shared := set(paths) & set(test_paths):
+        raise OptionError("test_root", "other shards than those to learn from", f"{min(shared)} again")
+    cache = default_data_root() / "webdataset"
+    train = index_shards("data_root", paths, cache)
+    test = index_shards("test_root", test_paths, cache) if test_paths else None
+    folder = root if root.is_dir() else paths[0].parent
+    return Split(train, test, class_names("data_root", folder, train, test))
+
+
 SOURCES: Mapping[str, Source] = MappingProxyType(
     {
         "digits": Source(_load_digits, 32, (0.309,) * 3, (0.349,) * 3, 1.0, "affine"),
         "fashion-mnist": Source(_load_fashion_mnist, 32, (0.284,) * 3, (0.344,) * 3, 1.0, "crop-flip"),
         "cifar10": Source(
-            lambda root: _load_cifar(datasets.CIFAR10, root),
+            lambda root, _: _load_cifar(datasets.CIFAR10, root),
             32,
             (0.4914, 0.4822, 0.4465),
             (0.2470, 0.2435, 0.2616),
@@ -161,7 +182,7 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             "crop-flip",
         ),
         "cifar100": Source(
-            lambda root: _load_cifar(datasets.CIFAR100, root),
+            lambda root, _: _load_cifar(datasets.CIFAR100, root),
             32,
             (0.5071, 0.4865, 0.4409),
             (0.2673, 0.2564, 0.2762),
@@ -169,6 +190,7 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             "crop-flip",
         ),
         "folder": Source(_load_folder, 224, IMAGENET_MEAN, IMAGENET_STD, 0.875, "resized-crop"),
+        "webdataset": Source(_load_webdataset, 224, IMAGENET_MEAN, IMAGENET_STD, 0.875, "resized-crop"),
     }
 )
 """What ``--data`` may name."""
@@ -191,16 +213,31 @@ def source_named(name: str) -> Source:
     return SOURCES[name]
 
 
-def load_split(name: str, root: Path | None) -> Split:
+def load_split(name: str, root: Path | None, test_root: Path | None = None) -> Split:
     """Read the source ``name``, downloading into ``root`` (by default the user's cache) what is not there.
 
     Raises:
-        OptionError: there is no such source, or ``root`` is not what it needs.
+        OptionError: there is no such source, or ``root`` or ``test_root`` is not what it needs.
     """
     source = source_named(name)
-    if name == "folder" and root is None:
-        raise OptionError("data_root", "a folder with train/ and val/ or test/", "nothing")
-    return source.load(default_data_root() if root is None else root.expanduser())
+    check_roots(name, root, test_root)
+    root = default_data_root() if root is None else root.expanduser()
+    return source.load(root, None if test_root is None else test_root.expanduser())
+
+
+def check_roots(name: str, root: Path | None, test_root: Path | None) -> None:
+    """That the source ``name`` has the roots it needs, as far as a glance can tell.
+
+    Raises:
+        OptionError: it has not, or has one it knows nothing to do with.
+    """
+    if name == "folder" and (root is None or not root.expanduser().is_dir()):
+        got = "nothing" if root is None else f"{root}: no such folder"
+        raise OptionError("data_root", "a folder with train/ and val/ or test/", got)
+    if name == "webdataset" and root is None:
+        raise OptionError("data_root", "tar files, such as shards/{000000..000127}.tar, or their folder", "nothing")
+    if name != "webdataset" and test_root is not None:
+        raise OptionError("test_root", "nothing unless --data is webdataset", test_root)
 
 
 class TrainingSet(Dataset[tuple[Tensor, int]]):
@@ -210,7 +247,7 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
     whether training was resumed. The default generator is left as it was.
     """
 
-    def __init__(self, pictures: Pictures, preprocessing: Preprocessing, augmentation: str, seed: int) -> None:
+    def __init__(self, pictures: Pictures | Shards, preprocessing: Preprocessing, augmentation: str, seed: int) -> None:
         self.pictures = pictures
         self.preprocessing = preprocessing
         self.augment = AUGMENTATIONS[augmentation](preprocessing)
@@ -221,11 +258,15 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, draw: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, index = draw
-        image, label = self.pictures[index]
+        image, label = _by_index(self.pictures)[index]
+        return self.prepare(epoch, index, image), label
+
+    def prepare(self, epoch: int, index: int, image: Image.Image) -> Tensor:
+        """What the network sees of ``image``, the picture ``index``."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mixed_seed(self.seed, epoch, index))
             augmented = self.augment(to_rgb(image))
-        return self.preprocessing.normalise(augmented), label
+        return self.preprocessing.normalise(augmented)
 
 
 class TestSet(Dataset[tuple[Tensor, int]]):
@@ -233,7 +274,7 @@ class TestSet(Dataset[tuple[Tensor, int]]):
 
     __test__ = False  # the name is not pytest's to collect
 
-    def __init__(self, pictures: Pictures, preprocessing: Preprocessing) -> None:
+    def __init__(self, pictures: Pictures | Shards, preprocessing: Preprocessing) -> None:
         self.pictures = pictures
         self.preprocessing = preprocessing
 
@@ -241,8 +282,17 @@ class TestSet(Dataset[tuple[Tensor, int]]):
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.pictures[index]
-        return self.preprocessing(to_rgb(image)), label
+        image, label = _by_index(self.pictures)[index]
+        return self.prepare(0, index, image), label
+
+    def prepare(self, _epoch: int, _index: int, image: Image.Image) -> Tensor:
+        """What the network sees of ``image``, the same in every epoch."""
+        return self.preprocessing(to_rgb(image))
+
+
+def _by_index(pictures: Pictures | Shards) -> Pictures:
+    assert not isinstance(pictures, Shards), "shards are streamed, not indexed"
+    return pictures
 
 
 class DrawSampler(DistributedSampler[Any]):
@@ -272,15 +322,13 @@ class EvenBatches(Sampler[list[int]]):
         return self.batches
 
 
-def mixed_seed(*parts: int) -> int:
-    """One 64-bit seed from several numbers, unrelated to that of their neighbours."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
-
-
 def training_loader(
     data: TrainingSet, batch_size: int, num_workers: int, *, rank: int = 0, world_size: int = 1
 ) -> DataLoader[tuple[Tensor, int]]:
-    """Whole batches in a fresh order every epoch."""
+    """Whole batches in a fresh order every epoch; of shards, every picture in batches of nearly the same size."""
+    if isinstance(data.pictures, Shards):
+        steps = Steps(len(data), batch_size, rank, world_size)
+        return _shard_loader(ShardBatches(data.pictures, data.prepare, steps, data.seed), num_workers)
     return DataLoader(
         data,
         batch_size,
@@ -298,6 +346,9 @@ def test_loader(
     data: TestSet, batch_size: int, num_workers: int, *, rank: int, world_size: int
 ) -> DataLoader[tuple[Tensor, int]]:
     """Every test picture once, in one of the processes; there have to be as many pictures as processes."""
+    if isinstance(data.pictures, Shards):
+        steps = Steps(len(data), batch_size, rank, world_size)
+        return _shard_loader(ShardBatches(data.pictures, data.prepare, steps, None), num_workers)
     return DataLoader(
         data,
         batch_sampler=EvenBatches(len(data), batch_size, rank, world_size),
@@ -309,3 +360,16 @@ def test_loader(
 
 
 test_loader.__test__ = False  # type: ignore[attr-defined]
+
+
+def _shard_loader(batches: ShardBatches, num_workers: int) -> DataLoader[Any]:
+    """One device's batches; Lightning tells the sampler the epoch, and leaves a distributed one as it is."""
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=DrawSampler(cast(Any, range(len(batches))), num_replicas=1, rank=0, shuffle=False),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),
+    )

@@ -1,5 +1,6 @@
 """Reading image files: every mode a photo comes in ends as RGB, and what cannot be read is refused by name."""
 
+import io
 import os
 import warnings
 from pathlib import Path
@@ -29,23 +30,36 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         UnreadableImageError: no such file, no image, truncated, too many pixels, or pixels without a known white.
     """
     _check_regular_file(Path(path))
+    return _decode(path, path)
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """The image that ``data``, the contents of a file, encodes, as :func:`read_image` reads it.
+
+    Raises:
+        UnreadableImageError: names it ``name``; no image, truncated, too many pixels, or pixels without a known white.
+    """
+    return _decode(io.BytesIO(data), name)
+
+
+def _decode(file: str | os.PathLike[str] | io.BytesIO, name: str | os.PathLike[str]) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # Pillow only warns between one and two times its pixel limit; both are refused here.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(file) as image:
                 image.load()
                 upright = ImageOps.exif_transpose(image)
                 return to_rgb(upright)
     except UnidentifiedImageError as error:
-        raise UnreadableImageError(path, "not an image in a known format") from error
+        raise UnreadableImageError(name, "not an image in a known format") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnreadableImageError(path, f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
+        raise UnreadableImageError(name, f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
     except MemoryError:
         raise
     except Exception as error:
         # Pillow's decoders raise whatever their parser trips over: OSError, SyntaxError, struct.error, EOFError …
-        raise UnreadableImageError(path, f"damaged or unsupported: {error}") from error
+        raise UnreadableImageError(name, f"damaged or unsupported: {error}") from error
 
 
 def _check_regular_file(path: Path) -> None:

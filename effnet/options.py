@@ -8,7 +8,7 @@ import torch
 
 from effnet.augmentation import AUGMENTATIONS
 from effnet.config import find_variant
-from effnet.data import SMALLEST_RESOLUTION, Source, source_named
+from effnet.data import SMALLEST_RESOLUTION, Source, check_roots, source_named
 from effnet.errors import OptionError
 from effnet.recipe import OPTIMIZERS, SCHEDULES, Defaults, scaled_learning_rate
 
@@ -24,7 +24,8 @@ class TrainingOptions:
 
     Attributes:
         data: a key of ``effnet.data.SOURCES``.
-        data_root: the folder of ``folder``; elsewhere where downloads go.
+        data_root: the folder of ``folder``; the shards of ``webdataset``; elsewhere where downloads go.
+        test_root: the test shards of ``webdataset``; None takes those beside ``train/``, if any.
         model: a name that ``effnet.create_model`` takes.
         epochs: passes over the training pictures.
         batch_size: pictures per step and device.
@@ -56,6 +57,7 @@ class TrainingOptions:
 
     data: str = "digits"
     data_root: Path | None = None
+    test_root: Path | None = None
     model: str = "efficientnet_b0"
     epochs: int = 20
     batch_size: int = 64
@@ -127,9 +129,7 @@ class TrainingOptions:
             raise OptionError("devices", "auto or a number of at least 1", repr(self.devices))
 
     def _check_files(self) -> None:
-        if self.data == "folder" and (self.data_root is None or not self.data_root.is_dir()):
-            got = "nothing" if self.data_root is None else f"{self.data_root}: no such folder"
-            raise OptionError("data_root", "a folder with train/ and val/ or test/", got)
+        check_roots(self.data, self.data_root, self.test_root)
         if self.checkpoint is not None and not self.checkpoint.is_file():
             raise OptionError("resume", "a checkpoint", f"{self.checkpoint}: no such file")
 

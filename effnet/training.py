@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import os
 import signal
 import time
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
 import effnet
-from effnet.data import Split, TestSet, TrainingSet, load_split, mixed_seed, test_loader, training_loader
+from effnet.data import Split, TestSet, TrainingSet, load_split, test_loader, training_loader
 from effnet.errors import OptionError
 from effnet.files import replacing
 from effnet.options import CHECKPOINT_NAME, TrainingOptions
@@ -33,6 +34,7 @@ from effnet.preprocessing import Preprocessing
 from effnet.processes import StopsOnSigterm, launch
 from effnet.recipe import build_optimizer, build_schedule
 from effnet.result import Labels, save_result
+from effnet.seeds import mixed_seed
 
 WEIGHTS_NAME = "model.safetensors"
 HISTORY_NAME = "history.csv"
@@ -53,10 +55,9 @@ class EpochResult:
     seconds: float
 
     def __str__(self) -> str:
-        return (
-            f"epoch {self.epoch:3d}  loss {self.loss:.4f}  accuracy {self.accuracy:7.2%}  "
-            f"test loss {self.test_loss:.4f}  test accuracy {self.test_accuracy:7.2%}  {self.seconds:.1f} s"
-        )
+        trained = f"epoch {self.epoch:3d}  loss {self.loss:.4f}  accuracy {self.accuracy:7.2%}"
+        tested = f"  test loss {self.test_loss:.4f}  test accuracy {self.test_accuracy:7.2%}"
+        return f"{trained}{'' if math.isnan(self.test_loss) else tested}  {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class TrainingResult:
     """What a run leaves behind.
 
     Attributes:
-        test_loss: of the averaged weights after the last epoch; no epoch is chosen by it.
+        test_loss: of the averaged weights after the last epoch, or NaN without test pictures; no epoch is chosen by it.
         test_accuracy: likewise.
         history: every epoch, those before a resume included.
         checkpoint: to resume from.
@@ -86,15 +87,17 @@ class Pictures(LightningDataModule):
     def __init__(self, split: Split, preprocessing: Preprocessing, options: TrainingOptions) -> None:
         super().__init__()
         self.training = TrainingSet(split.train, preprocessing, options.chosen_augmentation, options.seed)
-        self.test = TestSet(split.test, preprocessing)
+        self.test = None if split.test is None else TestSet(split.test, preprocessing)
         self.options = options
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
         options = self.options
         return training_loader(self.training, options.batch_size, options.num_workers, **self._place())
 
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, int]] | list[Any]:
         options = self.options
+        if self.test is None:
+            return []
         return test_loader(self.test, 4 * options.batch_size, options.num_workers, **self._place())
 
     def _place(self) -> dict[str, int]:
@@ -201,8 +204,8 @@ class History(Callback):
             trainer.current_epoch + 1,
             measured["epoch_loss"],
             measured["accuracy"],
-            measured["test_loss"],
-            measured["test_accuracy"],
+            measured.get("test_loss", math.nan),
+            measured.get("test_accuracy", math.nan),
             time.perf_counter() - self._started,
         )
         self.epochs.append(result)
@@ -249,6 +252,7 @@ def _quiet_lightning() -> Iterator[None]:
                 r".*isinstance\(treespec, LeafSpec\).* is deprecated",
                 r"Checkpoint directory .* exists and is not empty",
                 r"The '.*_dataloader' does not have many workers",
+                r"Total length of `list` across ranks is zero",  # without test shards
             ):
                 warnings.filterwarnings("ignore", message)
             yield
@@ -268,7 +272,7 @@ def train(options: TrainingOptions) -> TrainingResult:
     checkpoint = None if options.checkpoint is None else _checked_checkpoint(options.checkpoint, options)
     history = History(options.folder / HISTORY_NAME)
     trainer = _trainer(options, history)
-    split = load_split(options.data, options.data_root)
+    split = load_split(options.data, options.data_root, options.test_root)
     _check_sizes(split, options, trainer.world_size)
     seed_everything(options.seed, workers=True, verbose=False)
     module = Classifier(build_model(options, len(split.classes)), len(split.classes), options)
@@ -276,15 +280,15 @@ def train(options: TrainingOptions) -> TrainingResult:
     preprocessing = Preprocessing(options.chosen_resolution, source.crop, source.mean, source.std)
     pictures = Pictures(split, preprocessing, options)
     _fit(trainer, module, pictures, checkpoint)
-    (measured,) = trainer.validate(module, pictures, verbose=False)
+    (measured,) = [{}] if split.test is None else trainer.validate(module, pictures, verbose=False)
     weights = options.folder / WEIGHTS_NAME
     if trainer.is_global_zero:
         save_result(weights, module.model, Labels(options.model, split.classes, preprocessing))
     logger = trainer.logger
     assert isinstance(logger, CSVLogger)
     return TrainingResult(
-        measured["test_loss"],
-        measured["test_accuracy"],
+        measured.get("test_loss", math.nan),
+        measured.get("test_accuracy", math.nan),
         tuple(history.epochs),
         options.folder / CHECKPOINT_NAME,
         weights,
@@ -387,7 +391,7 @@ def _check_sizes(split: Split, options: TrainingOptions, world_size: int) -> Non
     pictures = len(split.train) // world_size
     if pictures < options.batch_size:
         raise OptionError("batch_size", f"at most the {pictures} training pictures of a device", options.batch_size)
-    if len(split.test) < world_size:
+    if split.test is not None and len(split.test) < world_size:
         raise OptionError("data_root", f"a test picture for each of {world_size} devices", len(split.test))
 
 

@@ -112,7 +112,7 @@ def test_folder_of_images(tmp_path: Path, held_out: str) -> None:
 
 
 def test_unknown_data_is_refused_by_name() -> None:
-    with pytest.raises(OptionError, match=r"data: expected one of digits, .*folder, got 'mnist'"):
+    with pytest.raises(OptionError, match=r"data: expected one of digits, .*folder, webdataset, got 'mnist'"):
         data.load_split("mnist", None)
 
 

@@ -1,5 +1,6 @@
 """``effnet train``."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,10 +20,17 @@ def _option(help_text: str, panel: str, *names: str) -> Any:
 
 
 def train(
-    data: Annotated[str, _option("digits, fashion-mnist, cifar10, cifar100 or folder.", DATA)] = "digits",
+    data: Annotated[str, _option("digits, fashion-mnist, cifar10, cifar100, folder or webdataset.", DATA)] = "digits",
     data_root: Annotated[
         Path | None,
-        _option("For folder: holds train/ and val/ or test/. Elsewhere: where downloads go.", DATA),
+        _option(
+            "For folder: holds train/ and val/ or test/. For webdataset: tar files, as a pattern "
+            "'shards/{000000..000127}.tar' or their folder. Elsewhere: where downloads go.",
+            DATA,
+        ),
+    ] = None,
+    test_root: Annotated[
+        Path | None, _option("For webdataset: tar files to test with; by default val/ or test/ beside train/.", DATA)
     ] = None,
     model: Annotated[str, _option("A name that `effnet info` lists.", DATA)] = "efficientnet_b0",
     resolution: Annotated[int | None, _option("Side of the network's input; by default the data's.", DATA)] = None,
@@ -65,6 +73,7 @@ def train(
     from lightning.pytorch.utilities import rank_zero_only
 
     from effnet.options import CHECKPOINT_NAME, TrainingOptions
+    from effnet.shards import ShardError
     from effnet.training import train as run
 
     say = rank_zero_only(typer.echo)
@@ -80,7 +89,12 @@ def train(
             )
             say(f"Stopped. {hint}", err=True)
             raise typer.Exit(STOPPED_BY_INTERRUPT) from None
-    say(f"test accuracy {result.test_accuracy:.2%}, test loss {result.test_loss:.4f}")
+        except ShardError as error:
+            # From a loading process comes its traceback too, which ends on the error itself.
+            typer.echo(f"Error: {str(error).strip().splitlines()[-1]}", err=True)
+            raise typer.Exit(1) from None
+    if not math.isnan(result.test_loss):
+        say(f"test accuracy {result.test_accuracy:.2%}, test loss {result.test_loss:.4f}")
     say(f"checkpoint {result.checkpoint}")
     say(f"weights {result.weights}")
 
