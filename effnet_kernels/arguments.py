@@ -19,7 +19,8 @@ class BatchNorm(NamedTuple):
     """One BatchNorm's tensors and settings, as ``torch.nn.functional.batch_norm`` takes them.
 
     ``mean`` and ``var`` are the running statistics: read when ``training`` is False, updated in place when it is
-    True, and None where none are kept. ``gamma`` and ``beta`` may be None (``affine=False``).
+    True, and None where none are kept. ``gamma`` and ``beta`` may be None (``affine=False``). ``momentum`` may be a
+    tensor of no dimensions.
     """
 
     gamma: Tensor | None
@@ -27,7 +28,7 @@ class BatchNorm(NamedTuple):
     mean: Tensor | None = None
     var: Tensor | None = None
     training: bool = True
-    momentum: float = 0.1
+    momentum: float | Tensor = 0.1
     eps: float = 1e-5
 
 

@@ -15,6 +15,7 @@ from types import MappingProxyType
 import torch
 
 from effnet_kernels.build import missing_reason
+from effnet_kernels.transforms import unsupported_transform
 
 ENVIRONMENT_VARIABLE = "EFFNET_KERNELS_BACKEND"
 CHOICES = ("auto", "cuda", "triton", "cpu", "reference")
@@ -147,17 +148,23 @@ def backend_for(device: torch.device, dtype: torch.dtype | None = None) -> str:
     """The backend that serves tensors on ``device``: the requested one, or, for ``auto``, the best available.
 
     On CUDA devices that is the compiled library, else Triton, else the reference. Neither of the first two computes in
-    float64: with that ``dtype``, ``auto`` is the reference there.
+    float64: with that ``dtype``, ``auto`` is the reference there. On every device ``auto`` is the reference under
+    ``torch.func`` and forward-mode differentiation, for which kernels have no rules, and in an ONNX export.
 
     Raises:
-        RuntimeError: the requested backend does not serve this device or dtype.
+        RuntimeError: the requested backend does not serve this device, dtype or transform.
     """
+    if _requested == "reference":
+        return _requested
+    transform = unsupported_transform()
+    if transform is not None:
+        if _requested == "auto":
+            return "reference"
+        raise RuntimeError(f"backend {_requested!r} does not serve {transform}; use 'auto' or 'reference'")
     if _requested == "auto":
         if device.type == "cpu":
             return "cpu" if _CPU_REASON is None else "reference"
         return _serves_cuda if device.type == "cuda" and dtype != torch.float64 else "reference"
-    if _requested == "reference":
-        return _requested
     serves = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": ("cuda", "cpu") if interpreting() else ("cuda",)}
     if device.type not in serves[_requested]:
         raise RuntimeError(f"backend {_requested!r} does not serve tensors on {device}; use 'auto' or 'reference'")

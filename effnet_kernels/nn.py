@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from effnet_kernels import ops, reference, synchronised
 from effnet_kernels.arguments import BatchNorm, Padding, SqueezeExcite, symmetric_padding
+from effnet_kernels.transforms import is_recomputing
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -20,15 +21,19 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 def batch_norm_arguments(bn: _BatchNorm) -> BatchNorm:
     """The tensors and settings of ``bn`` for one forward call, which this counts in ``num_batches_tracked``.
 
-    Momentum None gives the cumulative average, as in PyTorch; without running statistics the batch's are used in
-    evaluation too.
+    Momentum None gives the cumulative average, as in PyTorch, by a momentum that stays a tensor: its value would be
+    waited for on a GPU, and is not there while torch.compile traces. Without running statistics the batch's are used
+    in evaluation too. The second forward call of activation checkpointing counts no batch and moves no statistics.
     """
-    momentum = 0.0 if bn.momentum is None else bn.momentum
-    if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
+    momentum: float | Tensor = 0.0 if bn.momentum is None else bn.momentum
+    mean, var = (bn.running_mean, bn.running_var) if not bn.training or bn.track_running_stats else (None, None)
+    if bn.training and is_recomputing():
+        # Copies rather than none: autograd must save what it saved in the first call.
+        mean, var = (None if t is None else t.clone() for t in (mean, var))
+    elif bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
         bn.num_batches_tracked.add_(1)
         if bn.momentum is None:
-            momentum = 1.0 / float(bn.num_batches_tracked)
-    mean, var = (bn.running_mean, bn.running_var) if not bn.training or bn.track_running_stats else (None, None)
+            momentum = bn.num_batches_tracked.double().reciprocal()
     return BatchNorm(bn.weight, bn.bias, mean, var, uses_batch_statistics(bn), momentum, bn.eps)
 
 

@@ -28,7 +28,7 @@ def batch_norm_act(
     var: Tensor | None,
     *,
     training: bool = True,
-    momentum: float = 0.1,
+    momentum: float | Tensor = 0.1,
     eps: float = 1e-5,
     activation: str = "silu",
     keep: Tensor | None = None,
@@ -53,7 +53,7 @@ def batch_norm_act(
         mean, var: (C,) running statistics; updated in place in training (``var`` with the unbiased variance), read
             otherwise; None where none are kept.
         training: take the statistics from the batch.
-        momentum: weight of the batch in the running statistics.
+        momentum: weight of the batch in the running statistics; a number, or a tensor of no dimensions.
         eps: added to the variance.
         activation: ``identity``, ``relu``, ``relu6``, ``silu`` or ``hardswish``.
         keep: (N,) factor per sample, drop-connect's 0 or 1/survival; a constant to autograd.

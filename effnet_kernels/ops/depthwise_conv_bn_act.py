@@ -33,7 +33,7 @@ def depthwise_conv_bn_act(
     stride: int = 1,
     padding: int | Sequence[int] | None = None,
     training: bool = True,
-    momentum: float = 0.1,
+    momentum: float | Tensor = 0.1,
     eps: float = 1e-5,
     activation: str = "silu",
 ) -> Tensor:
@@ -57,7 +57,7 @@ def depthwise_conv_bn_act(
         stride: 1 or 2.
         padding: (top, bottom, left, right) or one number for all four; by default (K − 1) // 2.
         training: take the statistics from the batch.
-        momentum: weight of the batch in the running statistics.
+        momentum: weight of the batch in the running statistics; a number, or a tensor of no dimensions.
         eps: added to the variance.
         activation: ``identity``, ``relu``, ``relu6``, ``silu`` or ``hardswish``.
 

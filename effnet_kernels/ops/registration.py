@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from effnet_kernels.backend import backends
+from effnet_kernels.transforms import check_backward
 
 NAMESPACE = "effnet_kernels"
 TRITON_NAMESPACE = "effnet_kernels_triton"
@@ -73,7 +74,7 @@ def register_autograd(namespace: str, name: str) -> None:
     """Register the backward of ``name``, if it has one, with the operator in ``namespace``."""
     half = HALVES[name]
     if half.backward is not None:
-        backward = partial(_backward_of, half.backward, getattr(torch.ops, namespace))
+        backward = partial(_backward_of, name, half.backward, getattr(torch.ops, namespace))
         setup_context = None if half.setup_context is None else partial(_without_zeros, half.setup_context)
         torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup_context)
 
@@ -86,10 +87,13 @@ def _without_zeros(
     setup_context(ctx, inputs, output)
 
 
-def _backward_of(backward: Callable[..., Any], namespace: Any, ctx: Any, grad: Tensor | None, *rest: Any) -> Any:
+def _backward_of(
+    name: str, backward: Callable[..., Any], namespace: Any, ctx: Any, grad: Tensor | None, *rest: Any
+) -> Any:
     """No gradient at all where the first output, the only one that has one, was given none."""
     if grad is None:
         return (None,) * len(ctx.needs_input_grad)
+    check_backward(name, grad)
     return backward(namespace, ctx, grad, *rest)
 
 

@@ -1,10 +1,10 @@
 """The BatchNorm tensors of a call as the compiled operators take them, and the update of running statistics."""
 
-import torch
 from torch import Tensor
 
 from effnet_kernels.arguments import BatchNorm
 from effnet_kernels.ops.registration import operators, register
+from effnet_kernels.reference.batch_norm_act import move_running_stats
 from effnet_kernels.tensors import statistics_dtype
 
 register("update_running_stats_", lambda running_mean, running_var, mean, var, count, momentum: None)
@@ -31,5 +31,7 @@ def update_running_stats(backend: str, bn: BatchNorm, mean: Tensor, var: Tensor,
     """
     if not bn.training or bn.mean is None or bn.var is None or count == 0:
         return
-    with torch.no_grad():
+    if isinstance(bn.momentum, Tensor):
+        move_running_stats(bn.mean, bn.var, mean, var * (count / (count - 1)), bn.momentum)
+    else:
         operators(backend).update_running_stats_(bn.mean, bn.var, mean, var, count, bn.momentum)
