@@ -1,4 +1,4 @@
-"""``torch.func``, forward-mode and higher derivatives of fused networks: the definition's results, or a clear refusal."""
+"""``torch.func``, forward-mode and higher derivatives of fused networks: the definition's results, or a refusal."""
 
 from collections.abc import Iterator
 
