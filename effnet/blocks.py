@@ -15,11 +15,13 @@ from effnet_kernels.arguments import Padding, same_padding, symmetric_padding
 from effnet_kernels.nn import (
     SqueezeExcite2d,
     batch_norm_act,
+    has_hooks,
     mbconv,
     mbconv_core,
     mbconv_core_unscaled,
     uses_batch_statistics,
 )
+from effnet_kernels.reference.batch_norm_act import act_keep_residual
 
 PaddingRule = Literal["symmetric", "same"]
 PADDING_RULES: tuple[PaddingRule, ...] = ("symmetric", "same")
@@ -65,12 +67,6 @@ class PaddedConv2d(nn.Conv2d):
         return F.conv2d(x, self.weight, None, self.stride, (top, left), self.dilation, self.groups)
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a call of ``module`` runs hooks, which its weights in another operator would leave out."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks)
-
-
 class ConvBNAct(Switchable):
     """act(BN(conv(x))) · keep[n] (+ residual): ``conv`` and ``bn``."""
 
@@ -97,6 +93,8 @@ class ConvBNAct(Switchable):
             return prepared(x, self.conv.explicit_padding(x), residual)
         pointwise = self.runs_fused and self.conv.is_pointwise and not has_hooks(self.conv)
         y = pointwise_conv(x, self.conv.weight) if pointwise else self.conv(x)
+        if has_hooks(self.bn):
+            return act_keep_residual(self.bn(y), self.activation, keep, residual)
         return batch_norm_act(y, self.bn, self.activation, keep, residual, fused=self.runs_fused)
 
 
@@ -158,12 +156,14 @@ class MBConv(ResidualBlock):
         prepared = prepared_mbconv(self, x)
         if prepared is not None:
             return prepared(x, padding)
+        if self._has_hooks_inside():
+            return self._forward_of_modules(x)
         bn1 = None if self.expand is None else self.expand.bn
         if self._folds_scale(x):
             u = x if self.expand is None else self.expand.conv(x)
             return self._project_scaled(u, padding, self.residual(x))
-        convolutions = (self.project, self.project.conv, *(() if self.expand is None else (self.expand.conv,)))
-        if self.runs_fused and not any(has_hooks(module) for module in convolutions):
+        convolutions = (self.project, self.project.conv, None if self.expand is None else self.expand.conv)
+        if self.runs_fused and not has_hooks(*convolutions):
             projected = mbconv(
                 x,
                 self.depthwise.conv,
@@ -189,12 +189,31 @@ class MBConv(ResidualBlock):
         )
         return self.project(core, self.keep(x), self.residual(x))
 
+    def _has_hooks_inside(self) -> bool:
+        """Whether a module has hooks of which ``mbconv_core`` would take the tensors without calling it."""
+        expand, depthwise, se = self.expand, self.depthwise, self.squeeze_excite
+        if se is not None and has_hooks(se, se.reduce, se.expand):
+            return True
+        if expand is not None and has_hooks(expand, expand.bn):
+            return True
+        return has_hooks(depthwise, depthwise.conv, depthwise.bn, self.project.bn)
+
+    def _forward_of_modules(self, x: Tensor) -> Tensor:
+        """The formula by a call of every module, so that hooks run."""
+        expanded = x if self.expand is None else self.expand(x)
+        z = self.depthwise(expanded)
+        if self.squeeze_excite is not None:
+            z = self.squeeze_excite(z)
+        return self.project(z, self.keep(x), self.residual(x))
+
     def _folds_scale(self, x: Tensor) -> bool:
         """Whether SE's scale is cheaper applied to ``project``'s weights: for one image that is larger than they are.
 
         Not where shapes are symbols, which a comparison with 1 would pin down.
         """
         if torch.compiler.is_compiling() or not self.runs_fused or torch.is_grad_enabled():
+            return False
+        if has_hooks(self.project, self.project.conv):
             return False
         norms = [self.depthwise.bn] if self.expand is None else [self.expand.bn, self.depthwise.bn]
         if self.squeeze_excite is None or any(uses_batch_statistics(bn) for bn in norms):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from effnet_kernels import ops, reference, synchronised
+from effnet_kernels.activations import ACTIVATIONS, GATES
 from effnet_kernels.arguments import BatchNorm, Padding, SqueezeExcite, symmetric_padding
 from effnet_kernels.transforms import is_recomputing
 
@@ -50,6 +51,18 @@ def synchronising_group(bn: _BatchNorm) -> Any:
         return None
     group = dist.group.WORLD if bn.process_group is None else bn.process_group
     return group if dist.get_world_size(group) > 1 else None
+
+
+def has_hooks(*modules: nn.Module | None) -> bool:
+    """Whether a call of one of ``modules`` runs hooks, which its weights in another operator would leave out.
+
+    Hooks also make weights: those of ``torch.nn.utils.prune`` and of the older ``weight_norm``, before every call.
+    """
+    return any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+        for m in modules
+        if m is not None
+    )
 
 
 class BatchNormAct2d(nn.BatchNorm2d):
@@ -183,6 +196,9 @@ class SqueezeExcite2d(nn.Module):
         return SqueezeExcite(self.reduce.weight, self.reduce.bias, self.expand.weight, self.expand.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        if has_hooks(self.reduce, self.expand):
+            hidden = ACTIVATIONS[self.activation](self.reduce(x.mean((2, 3), keepdim=True)))
+            return x * GATES[self.gate](self.expand(hidden))
         if self.fused:
             return ops.squeeze_excite(x, *self.arguments(), activation=self.activation, gate=self.gate)
         return reference.squeeze_excite(x, self.arguments(), self.activation, self.gate)

@@ -211,8 +211,7 @@ class TestUse:
                 built(image())
             handle = built.get_submodule(name).register_forward_hook(lambda *_arguments, calls=calls: calls.append(1))
             assert not prepared_names(built, image()) & {"effnet_kernels::mbconv_inference"}
-            if name in ("expand.conv", "project.conv"):  # the others are within one operator, as before
-                assert calls
+            assert calls
             handle.remove()
             assert prepared_names(built, image()) == {"effnet_kernels::mbconv_inference"}
 

@@ -16,7 +16,11 @@ def batch_norm_act(
     residual: Tensor | None = None,
 ) -> Tensor:
     """act(BN(x)) · keep[n] (+ residual); running statistics are updated in place when ``bn.training``."""
-    v = batch_norm(x, bn)
+    return act_keep_residual(batch_norm(x, bn), activation, keep, residual)
+
+
+def act_keep_residual(v: Tensor, activation: str, keep: Tensor | None, residual: Tensor | None) -> Tensor:
+    """act(v) · keep[n] (+ residual)."""
     out = ACTIVATIONS[activation](v)
     if keep is not None:
         out = out * keep.to(out.dtype).view(-1, 1, 1, 1)
