@@ -42,7 +42,9 @@ def test_networks_under_autocast(layout: torch.memory_format, training: bool, dt
     bounds = TOLERANCES[dtype]
     allowed = bounds.forward + relative_error(results[False]["out"], exact["out"])
     assert relative_error(results[True]["out"], exact["out"]) <= allowed
-    gradients = {key: joined([r[name] for name in exact if name != "out"]) for key, r in (*results.items(), (None, exact))}
+    gradients = {
+        key: joined([r[name] for name in exact if name != "out"]) for key, r in (*results.items(), (None, exact))
+    }
     allowed = bounds.gradient + relative_error(gradients[False], gradients[None])
     assert relative_error(gradients[True], gradients[None]) <= allowed
 

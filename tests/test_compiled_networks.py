@@ -15,6 +15,7 @@ from effnet.config import Stage
 from networks import SMALL, agree, images, small
 from tolerances import TOLERANCES, assert_close
 
+
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()

@@ -1,6 +1,6 @@
 """Frozen BatchNorm and frozen parameters: the gradients that are left are the same, and no others are computed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,10 +14,9 @@ F64 = torch.float64
 
 
 @pytest.fixture(autouse=True)
-def compiled_backend() -> Iterator[None]:
+def compiled_backend() -> None:
     if ek.backends()["cpu"] is not None:
         pytest.skip(f"no cpu backend: {ek.backends()['cpu']}")
-    yield
 
 
 def quiet(**arguments: object) -> nn.Module:

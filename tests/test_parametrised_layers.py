@@ -1,4 +1,4 @@
-"""Weights that are computed, and hooks on the modules inside a block: a fused network uses them as an unfused one does."""
+"""Weights that are computed, and hooks inside a block: a fused network uses them as an unfused one does."""
 
 import warnings
 from collections.abc import Callable
