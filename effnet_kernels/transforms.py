@@ -28,7 +28,7 @@ def _writes_onnx() -> bool:
     return traced and torch.onnx.is_in_onnx_export()
 
 
-# While torch.compile traces, it calls these instead of tracing them: it would take both answers for others than they are.
+# While torch.compile traces, it calls these instead of tracing them, which would give it answers that are not so.
 # This is what torch.compiler.assume_constant_result does, which would import the compiler for everyone.
 _within_torch_func._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _writes_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]

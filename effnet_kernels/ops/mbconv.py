@@ -35,10 +35,10 @@ def mbconv(
         u = w_expand ∗ x
         out = w_project ∗ mbconv_core(u)
 
-    Where autograd asks for a gradient of a 1×1 weight and ``x`` is channels_last on CPU it is one operator, in which
-    u's statistics are taken as u is written, mbconv_core's output exists only in cache, forward and backward, and so
-    does the gradient of u. Saved: x, u, y and (N, C)-sized vectors. Memory traffic (Ein, Eout: elements of u and of
-    y): 2 Ein + 3 Eout forward, 4 Ein + 4 Eout backward, the convolutions included and x and out aside. Elsewhere it is
+    Where autograd asks for a gradient and ``x`` is channels_last on CPU it is one operator, in which u's statistics are
+    taken as u is written, mbconv_core's output exists only in cache, forward and backward, and so does the gradient of
+    u. Saved: x, u, y and (N, C)-sized vectors. Memory traffic (Ein, Eout: elements of u and of y): 2 Ein + 3 Eout
+    forward, 4 Ein + 4 Eout backward, the convolutions included and x and out aside. Elsewhere it is
     :func:`mbconv_core` between two convolutions.
 
     Args:
@@ -65,8 +65,7 @@ def mbconv(
     u = x if w_expand is None else x.new_empty(1).expand(x.shape[0], w_expand.shape[0], *x.shape[2:])
     call = core.prepare(u, w, bn2, bn1, se, stride, padding, activation, gate)
     bn1_tensors, bn2_and_se = call.bn1_tensors(), call.bn2_and_se_tensors()
-    # The one operator always computes the gradients of both 1×1 weights, a third of its time and more.
-    if not (has_products(x) and needs_grad(w_expand, w_project)):
+    if not (has_products(x) and needs_grad(x, w_expand, w, w_project, *bn1_tensors, *bn2_and_se)):
         u = x if w_expand is None else pointwise_conv(x, w_expand)
         out = core.mbconv_core(
             u, w, bn2, bn1=bn1, se=se, stride=stride, padding=padding, activation=activation, gate=gate
