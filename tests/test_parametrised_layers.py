@@ -91,7 +91,7 @@ def test_backward_hooks_are_called() -> None:
         model, called = small(dtype=F64, dropout=0.0, drop_connect=0.0), []
         for name in names if hooked else ():
             module = model.get_submodule(name)
-            module.register_full_backward_hook(lambda _module, _to_inputs, _grads, name=name: called.append(name))
+            module.register_full_backward_hook(lambda *_called, name=name, called=called: called.append(name))
         model(images(dtype=F64)).square().sum().backward()
         assert sorted(called) == (sorted(names) if hooked else [])
         results.append([p.grad for p in model.parameters()])

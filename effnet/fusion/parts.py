@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 
-from effnet.blocks import has_hooks
 from effnet_kernels.arguments import KERNEL_SIZES, STRIDES, Padding, SqueezeExcite
+from effnet_kernels.nn import has_hooks
 
 ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.Identity: "identity",
