@@ -20,7 +20,7 @@ from effnet_kernels.build import BuildFacts, build_facts, describe, missing_reas
 from processes import run_python
 
 ROOT = Path(__file__).resolve().parents[1]
-CAPABILITIES = ("baseline", "avx2", "avx512")
+CAPABILITIES = ("baseline", "avx2", "avx512", "avx512_bf16")
 
 
 def load_setup() -> ModuleType:
@@ -193,7 +193,7 @@ def test_the_capability_can_only_be_lowered(facts: BuildFacts, asked: str, tmp_p
 def test_an_unknown_capability_is_refused(facts: BuildFacts, tmp_path: Path) -> None:
     result = run_python(CAPABILITY, tmp_path, EFFNET_KERNELS_CPU_CAPABILITY="sse9")
     assert result.returncode != 0
-    expected = "EFFNET_KERNELS_CPU_CAPABILITY: expected one of baseline, avx2, avx512, got 'sse9'"
+    expected = "EFFNET_KERNELS_CPU_CAPABILITY: expected one of baseline, avx2, avx512, avx512_bf16, got 'sse9'"
     assert expected in result.stderr
 
 

@@ -13,21 +13,26 @@ import distributed_checks
 import effnet
 import effnet_kernels.nn as knn
 
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
-def outcomes_of(size: int, folder: Path) -> dict[str, str]:
+
+def outcomes_of(size: int, made_once: MadeOnce) -> dict[str, str]:
     """What failed, by check, with ``size`` processes."""
-    mp.spawn(distributed_checks.run_checks, (size, str(folder)), nprocs=size)
-    return torch.load(folder / "0.pt")
+
+    def make(folder: Path) -> None:
+        mp.spawn(distributed_checks.run_checks, (size, str(folder)), nprocs=size)
+
+    return torch.load(made_once(f"processes-{size}", make) / "0.pt")
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return outcomes_of(2, tmp_path_factory.mktemp("two"))
+def two(made_once: MadeOnce) -> dict[str, str]:
+    return outcomes_of(2, made_once)
 
 
 @pytest.fixture(scope="module")
-def four(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return outcomes_of(4, tmp_path_factory.mktemp("four"))
+def four(made_once: MadeOnce) -> dict[str, str]:
+    return outcomes_of(4, made_once)
 
 
 @pytest.mark.parametrize("check", distributed_checks.checks(2))
