@@ -52,7 +52,7 @@ class FusedMBConvBlock(FusedBlock):
     def forward(self, inputs: Any, drop_connect_rate: float | None = None) -> Any:
         if not runs_fused(inputs):
             return super(FusedBlock, self).forward(inputs, drop_connect_rate)
-        return self.fused_branch(drop_connect_rate).run(inputs)
+        return self.fused_branch(drop_connect_rate).run(self, inputs)
 
 
 def branch(block: Any, structure: tuple[bool, bool, bool], drop_connect: DropConnect, rate: float | None) -> Branch:

@@ -6,15 +6,19 @@ every call, and what it does not know there it calls.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from effnet.fusion.chain import CONTAINERS, Step, cut, run
+from effnet.fusion.inference import run_prepared
 from effnet.fusion.parts import DROPS, EXCITATIONS, NORMS, global_hooks, why_called
 from effnet.fusion.segments import Norm
+from effnet.prepared import forget
 from effnet.switch import fuses_others
+
+Self = TypeVar("Self", bound=nn.Module)
 
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 
@@ -81,8 +85,13 @@ class Branch(NamedTuple):
         known = type(drop) in DROPS and why_called(drop) is None
         return cls(layers, has_skip, drop, not known or DROPS[type(drop)](drop), known)
 
-    def run(self, x: Tensor) -> Tensor:
-        *segments, last = cut(self.layers)
+    def run(self, block: nn.Module, x: Tensor) -> Tensor:
+        """The forward pass of ``block``, whose branch this is."""
+        segments = cut(self.layers)
+        inference = run_prepared(block, segments, x, has_skip=self.has_skip) if self.scales and not self.drops else None
+        if inference is not None:
+            return inference
+        *segments, last = segments
         y = run(segments, x)
         if not self.has_skip:
             return last(y)
@@ -110,7 +119,15 @@ class FusedBlock(Fused):
         return self.fused_branch().layers
 
     def forward(self, x: Any) -> Any:
-        return self.fused_branch().run(x) if runs_fused(x) else super().forward(x)
+        return self.fused_branch().run(self, x) if runs_fused(x) else super().forward(x)
+
+    def train(self: Self, mode: bool = True) -> Self:
+        forget(self)
+        return super().train(mode)
+
+    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        forget(self)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
 
 FUSED_CLASSES: dict[type[nn.Module], type[Fused]] = {}

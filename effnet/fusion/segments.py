@@ -57,7 +57,7 @@ class Norm(Segment):
         self.activation = activation
 
     def serves(self, x: Tensor) -> bool:
-        return _is_map(x) and _autocast_keeps(x) and _normalises(self.bn, x)
+        return _is_map(x) and autocast_keeps(x) and normalises(self.bn, x)
 
     def fused(self, x: Tensor, keep: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         return batch_norm_act(x, self.bn, self.activation, keep, residual, fused=True)
@@ -74,7 +74,7 @@ class Excite(Segment):
         self.activation = activation
 
     def serves(self, x: Tensor) -> bool:
-        return _is_map(x) and _autocast_keeps(x) and _excites(self.se, x)
+        return _is_map(x) and autocast_keeps(x) and _excites(self.se, x)
 
     def fused(self, x: Tensor) -> Tensor:
         return ek.squeeze_excite(x, *self.se.weights(), activation=self.activation, gate=self.se.gate_name())
@@ -96,7 +96,7 @@ class Core(Segment):
         self.excite = excite
 
     def serves(self, x: Tensor) -> bool:
-        if not (_is_map(x) and _converts(self.conv, x) and _normalises(self.norm2.bn, x)):
+        if not (_is_map(x) and _converts(self.conv, x) and normalises(self.norm2.bn, x)):
             return False
         if self.norm1 is not None and not self.norm1.serves(x):
             return False
@@ -136,7 +136,7 @@ class MBConv(Segment):
         if expand is not None and not _converts(expand, x):
             return False
         norms = [core.norm2.bn] if core.norm1 is None else [core.norm1.bn, core.norm2.bn]
-        if not all(_normalises(bn, x) for bn in norms):
+        if not all(normalises(bn, x) for bn in norms):
             return False
         return core.excite is None or _excites(core.excite.se, x)
 
@@ -176,7 +176,7 @@ def _casts(x: Tensor) -> bool:
     return device != "meta" and torch.is_autocast_enabled(device)
 
 
-def _autocast_keeps(x: Tensor) -> bool:
+def autocast_keeps(x: Tensor) -> bool:
     """Whether the operators' rule for autocast leaves ``x`` as it is; a BatchNorm's own call would."""
     return x.dtype == torch.float64 or not _casts(x) or x.dtype == torch.get_autocast_dtype(x.device.type)
 
@@ -186,7 +186,7 @@ def _converts(conv: nn.Module, x: Tensor) -> bool:
     return conv.weight.dtype == x.dtype or (x.dtype != torch.float64 and _casts(x))
 
 
-def _normalises(bn: nn.BatchNorm2d, x: Tensor) -> bool:
+def normalises(bn: nn.BatchNorm2d, x: Tensor) -> bool:
     """Whether the parameters and statistics of ``bn`` are float32 or, in float64, of that dtype."""
     expected = torch.float64 if x.dtype == torch.float64 else torch.float32
     tensors = (bn.weight, bn.bias, bn.running_mean, bn.running_var)
