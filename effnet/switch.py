@@ -2,6 +2,9 @@
 
 A block's own setting decides where it has one, else the process default ``effnet.fused``. Neither touches
 parameters, buffers or random numbers, so a network can be switched at any moment.
+
+Other libraries' models that were given to ``effnet.fuse`` follow the process default once it has been set; until then
+they run fused, which is what they were given for.
 """
 
 from collections.abc import Callable, Iterator

@@ -37,7 +37,10 @@ def runs_fused(x: object) -> bool:
     """Whether a fused module runs its own forward on ``x``, or the original one."""
     if not fuses_others() or global_hooks():
         return False
-    return torch.compiler.is_compiling() or type(x) in _PLAIN_TENSORS
+    if torch.compiler.is_compiling():
+        return True
+    # The operators have no rules for the transforms of torch.func.
+    return type(x) in _PLAIN_TENSORS and torch._C._functorch.peek_interpreter_stack() is None
 
 
 class FusedChain(Fused):

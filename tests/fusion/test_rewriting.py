@@ -11,6 +11,7 @@ import timm.layers
 import torch
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual, SqueezeExcite
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 import effnet
 import effnet_kernels as ek
@@ -19,6 +20,8 @@ from fusion.networks import check_same, drawn, images, run, unfused_copy
 from operators.recording import Recorder
 from processes import run_python
 from tolerances import TOLERANCES, assert_close
+
+BOUND = TOLERANCES[torch.float64].forward
 
 
 def blocks() -> nn.Sequential:
@@ -136,7 +139,7 @@ class TestCopies:
         )
         result = run_python(program, tmp_path)
         assert result.returncode == 0, result.stderr
-        assert_close(torch.load(tmp_path / "out.pt"), model(x), TOLERANCES[torch.float64].forward, "out")
+        assert_close(torch.load(tmp_path / "out.pt"), model(x), BOUND, "out")
 
 
 class TestSwitch:
@@ -197,7 +200,7 @@ class TestChanges:
         torch.manual_seed(0)
         expected = peer(x)
         torch.manual_seed(0)
-        assert_close(model(x), expected, TOLERANCES[torch.float64].forward, "out")
+        assert_close(model(x), expected, BOUND, "out")
         assert {left.reason for left in effnet.fuse(model).left} == {"dilation (2, 2)", "activation GELU", "gate Tanh"}
 
     def test_shared_modules_and_parameters(self, x: Tensor) -> None:
@@ -227,6 +230,72 @@ class TestChanges:
         for training in (True, False):
             model.train(training), peer.train(training)
             check_against(model, peer, images(2, 8, 9, 9))
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * 2
+
+
+class TestTools:
+    """What PyTorch offers beside a plain training step."""
+
+    @pytest.mark.parametrize("name", ["2.conv_dw", "2.bn1", "3.se.conv_reduce", "3"])
+    def test_parametrised_after_fusing(self, model: nn.Module, x: Tensor, name: str) -> None:
+        peer = unfused_copy(model)
+        effnet.fuse(model)
+        for network in (model, peer):
+            module = network.get_submodule(name)
+            weight = "weight" if hasattr(module, "weight") else "scale"
+            if weight == "scale":
+                module.register_parameter(weight, nn.Parameter(torch.ones(2, dtype=x.dtype)))
+            parametrize.register_parametrization(module, weight, Doubled())
+        check_against(model, peer, x)
+        effnet.fuse(model)
+        check_against(model, peer, x)
+
+    def test_functional_call(self, model: nn.Module, x: Tensor) -> None:
+        peer = unfused_copy(model)
+        effnet.fuse(model)
+        other = {name: p.detach() * 0.9 for name, p in model.named_parameters()}
+        model.eval(), peer.eval()
+        expected = torch.func.functional_call(peer, other, (x,))
+        assert_close(torch.func.functional_call(model, other, (x,)), expected, BOUND, "out")
+
+    def test_transforms_run_the_original_forward(self, model: nn.Module, x: Tensor) -> None:
+        peer = unfused_copy(model)
+        effnet.fuse(model)
+        model.eval(), peer.eval()
+        out, tangent = torch.func.jvp(model, (x,), (x,))
+        expected, expected_tangent = torch.func.jvp(peer, (x,), (x,))
+        assert torch.equal(out, expected) and torch.equal(tangent, expected_tangent)
+        each = torch.func.vmap(lambda image: model(image[None]))(x)
+        assert_close(each[:, 0], expected, BOUND, "each image")
+
+    def test_no_second_derivative(self, model: nn.Module, x: Tensor) -> None:
+        effnet.fuse(model)
+        x.requires_grad_()
+        if operators(model, x):
+            (gradient,) = torch.autograd.grad(model(x).sin().sum(), x, create_graph=True)
+            with pytest.raises(RuntimeError, match="has no second derivative"):
+                gradient.sum().backward()
+
+    @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+    def test_torchscript_after_unfusing(self, model: nn.Module, x: Tensor) -> None:
+        model.eval()
+        expected = model(x)
+        effnet.fuse(model)
+        effnet.unfuse(model)
+        assert_close(torch.jit.script(model)(x), expected, BOUND, "out")
+
+    def test_export_records_the_operators(self, model: nn.Module, x: Tensor) -> None:
+        model.eval()
+        expected = model(x)
+        effnet.fuse(model)
+        exported = torch.export.export(model, (x,))
+        assert_close(exported.module()(x), expected, BOUND, "out")
+        if ek.backends()["cpu"] is None:
+            assert any("effnet_kernels" in str(node.target) for node in exported.graph.nodes)
 
 
 class TestDtypes:
@@ -274,11 +343,11 @@ class TestDtypes:
 
 
 @pytest.mark.parametrize("training", [True, False], ids=("training", "evaluation"))
-def test_compile(model: nn.Module, x: Tensor, training: bool) -> None:
+def test_compile(training: bool) -> None:
     """One graph, with the operators in it."""
+    model, x = drawn(blocks()[1:3]), images(2, 8, 7, 8)
     effnet.fuse(model)
     model.train(training)
-    model[3].drop_path = nn.Identity()
     compiled = copy.deepcopy(model)
     compiled.compile(fullgraph=True, backend="aot_eager")
     check_same(run(compiled, x), run(model, x))
