@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from effnet.fusion.chain import CONTAINERS, Step, cut, run
 from effnet.fusion.inference import run_prepared
 from effnet.fusion.parts import DROPS, EXCITATIONS, NORMS, global_hooks, why_called
-from effnet.fusion.segments import Norm
+from effnet.fusion.segments import Norm, Segment, is_plain
 from effnet.prepared import forget
 from effnet.switch import fuses_others
 
 Self = TypeVar("Self", bound=nn.Module)
-
-_PLAIN_TENSORS = (Tensor, nn.Parameter)
 
 
 class Fused(nn.Module):
@@ -37,17 +35,15 @@ def runs_fused(x: object) -> bool:
     """Whether a fused module runs its own forward on ``x``, or the original one."""
     if not fuses_others() or global_hooks():
         return False
-    if torch.compiler.is_compiling():
-        return True
     # The operators have no rules for the transforms of torch.func.
-    return type(x) in _PLAIN_TENSORS and torch._C._functorch.peek_interpreter_stack() is None
+    return is_plain(x) and (torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None)
 
 
 class FusedChain(Fused):
     """Children that are called one after the other."""
 
     def fused_layers(self) -> Iterable[Step | None]:
-        return CONTAINERS[type(self)](self)
+        return CONTAINERS[self.unfused_class](self)
 
     def forward(self, x: Any) -> Any:
         return run(cut(self.fused_layers()), x) if runs_fused(x) else super().forward(x)
@@ -90,7 +86,7 @@ class Branch(NamedTuple):
 
     def run(self, block: nn.Module, x: Tensor) -> Tensor:
         """The forward pass of ``block``, whose branch this is."""
-        segments = cut(self.layers)
+        segments = cut(self.layers) or [Segment((), ())]
         inference = run_prepared(block, segments, x, has_skip=self.has_skip) if self.scales and not self.drops else None
         if inference is not None:
             return inference

@@ -172,7 +172,7 @@ def _why_left(module: nn.Module, followers: dict[int, Step | None]) -> str | Non
         return why_called(module)
     known = [cls for cls in type(module).__mro__[1:] if cls in FUSED_CLASSES and cls is not nn.Sequential]
     if known and not isinstance(module, Fused):
-        return f"{type(module).__name__} is a {known[0].__name__} of another kind"
+        return f"{type(module).__name__}, a subclass of {known[0].__name__}, is not known"
     return None
 
 

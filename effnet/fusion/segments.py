@@ -167,8 +167,13 @@ def explicit_padding(conv: nn.Conv2d, x: Tensor) -> Padding:
     return padding
 
 
+def is_plain(x: object) -> bool:
+    """Whether ``x`` is a tensor of no class of its own; to torch.compile it looks like one where it is not."""
+    return type(x) in (Tensor, nn.Parameter) or torch.compiler.is_compiling()
+
+
 def _is_map(x: Tensor) -> bool:
-    return x.dim() == 4 and x.dtype in DTYPES and x.layout == torch.strided
+    return is_plain(x) and x.dim() == 4 and x.dtype in DTYPES and x.layout == torch.strided
 
 
 def _casts(x: Tensor) -> bool:

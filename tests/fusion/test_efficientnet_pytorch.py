@@ -49,6 +49,7 @@ def pyramid(features: object) -> Tensor:
     return torch.cat([feature.flatten(1) for feature in features], 1)
 
 
+@pytest.mark.filterwarnings("ignore:`timm-` encoders are deprecated")
 @pytest.mark.parametrize("name", ENCODERS)
 def test_encoders(name: str) -> None:
     report = check_fusing(encoder(name), images(2, 3, 48, 40), pyramid)

@@ -120,3 +120,14 @@ def test_hooks_on_torchvision_containers() -> None:
     x = images(2, 8, 5, 5)
     check_same(run(fused, x), run(peer, x))
     assert_close(seen[0], seen[1], TOLERANCES[torch.float64].forward, "seen")
+
+
+def test_what_follows_a_pattern_may_work_in_place() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True)]
+    fused = drawn(nn.Sequential(*layers))
+    peer = copy.deepcopy(fused)
+    for model in (fused, peer):
+        model[2].register_forward_hook(lambda module, inputs, out: None)
+    assert effnet.fuse(fused).counts() == {"depthwise_conv_bn_act": 1}
+    check_same(run(fused, images(2, 8, 5, 5)), run(peer, images(2, 8, 5, 5)))

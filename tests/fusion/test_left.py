@@ -92,12 +92,17 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "se_maximum": (lambda: timm.layers.SEModule(8, add_maxpool=True), "", "pools the maximum too"),
     "se_norm": (lambda: timm.layers.SEModule(8, norm_layer=nn.BatchNorm2d), "", "BatchNorm2d between its layers"),
     "se_bias": (lambda: timm.layers.SEModule(8, bias=False), "", "layer without bias"),
-    "block": (lambda: OtherResidual(8, 8), "", "OtherResidual is a InvertedResidual of another kind"),
-    "conditional": (lambda: CondConvResidual(8, 8, num_experts=2), "", "CondConvResidual is a InvertedResidual of"),
+    "block": (lambda: OtherResidual(8, 8), "", "OtherResidual, a subclass of InvertedResidual, is not known"),
+    "conditional": (
+        lambda: CondConvResidual(8, 8, num_experts=2),
+        "",
+        "CondConvResidual, a subclass of InvertedResidual",
+    ),
     "script": (lambda: torch.jit.script(chain(depthwise())), "", "is compiled by TorchScript"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize("case", LEFT)
 def test_reasons(case: str) -> None:
     make, name, reason = LEFT[case]
@@ -149,6 +154,15 @@ def test_a_library_that_has_changed_is_left(monkeypatch: pytest.MonkeyPatch) -> 
     modules.register(FusedAnew, "conv_pw bn1 conv_dw bn2")
     assert OtherResidual not in modules.FUSED_CLASSES
     assert "OtherResidual is not the one that is known" in modules.UNKNOWN_FORWARDS[OtherResidual]
+
+
+def test_a_library_that_does_not_load_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from effnet.fusion import rewrite
+
+    monkeypatch.setitem(rewrite.LIBRARIES, "timm", "effnet.fusion.no_such_file")
+    report = effnet.fuse(timm.layers.ConvNormAct(8, 8, act_layer=nn.GELU))
+    assert report.left[0].name == "timm"
+    assert report.left[0].reason.startswith("its version is not one that is known (No module named")
 
 
 def test_a_traced_graph_is_left() -> None:

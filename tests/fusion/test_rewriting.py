@@ -12,6 +12,7 @@ import torch
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual, SqueezeExcite
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torchvision.models import mobilenetv2
 
 import effnet
 import effnet_kernels as ek
@@ -202,6 +203,22 @@ class TestChanges:
         torch.manual_seed(0)
         assert_close(model(x), expected, BOUND, "out")
         assert {left.reason for left in effnet.fuse(model).left} == {"dilation (2, 2)", "activation GELU", "gate Tanh"}
+
+    def test_emptied_containers(self) -> None:
+        """A block whose layers were taken out adds its input to itself, as before."""
+        made = mobilenetv2.InvertedResidual(8, 8, 1, 2)
+        effnet.fuse(made)
+        made.conv = nn.Identity()
+        x = images(2, 8, 4, 4)
+        assert torch.equal(made(x), 2 * x)
+
+    def test_a_subclass_made_of_a_fused_class(self, model: nn.Module, x: Tensor) -> None:
+        """Sharding and parametrisation put a class of their own over a module's."""
+        peer = unfused_copy(model)
+        effnet.fuse(model)
+        for module in model.modules():
+            module.__class__ = type(f"Sharded{type(module).__name__}", (type(module),), {})
+        check_against(model, peer, x)
 
     def test_shared_modules_and_parameters(self, x: Tensor) -> None:
         model = blocks()
