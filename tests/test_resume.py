@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -31,12 +32,21 @@ PATIENCE = 300
 """Seconds after which a process hangs, on a machine that does much else."""
 
 
-def torchrun(program: Sequence[str], folder: Path) -> subprocess.Popen[str]:
-    """Two processes of ``program`` in ``folder``, under ``torchrun``."""
+@contextmanager
+def torchrun(program: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Two processes of ``program`` in ``folder``, under ``torchrun``; none is left at the end."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", *program]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def stopped(how: str, arguments: Sequence[str], folder: Path) -> list[int]:
@@ -62,8 +72,8 @@ def straight(made_once: Callable[[str, Callable[[Path], object]], Path]) -> tupl
     """A run of three epochs under torchrun without a break, and what it printed."""
 
     def make(folder: Path) -> None:
-        process = torchrun(["-m", "effnet", *RUN], folder)
-        output, errors = process.communicate(timeout=PATIENCE)
+        with torchrun(["-m", "effnet", *RUN], folder) as process:
+            output, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors
         (folder / "output.txt").write_text(output)
 
@@ -139,15 +149,12 @@ def is_running(process: int) -> bool:
 
 
 def test_sigterm_to_torchrun_ends_every_process(tmp_path: Path) -> None:
-    process = torchrun([stopped_run.__file__, "hang", *RUN], tmp_path)
-    try:
+    with torchrun([stopped_run.__file__, "hang", *RUN], tmp_path) as process:
         ranks = wait_for_hanging(tmp_path)
         process.terminate()
         _output, errors = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
+        assert [rank for rank in ranks if is_running(rank)] == []
     assert process.returncode != 0
-    assert [rank for rank in ranks if is_running(rank)] == []
     assert errors.count("Stopped. Continue with the same options and --resume run/last.ckpt") == 1
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
