@@ -86,14 +86,15 @@ def test_every_module_inside_a_block_calls_its_hooks(batch: int, gradients: bool
 
 def test_backward_hooks_are_called() -> None:
     names = [name for name, module in small().named_modules() if isinstance(module, (nn.Conv2d, nn.BatchNorm2d))]
+    called: list[str] = []
     results = []
     for hooked in (True, False):
-        model, called = small(dtype=F64, dropout=0.0, drop_connect=0.0), []
+        model = small(dtype=F64, dropout=0.0, drop_connect=0.0)
         for name in names if hooked else ():
             module = model.get_submodule(name)
-            module.register_full_backward_hook(lambda *_called, name=name, called=called: called.append(name))
-        model(images(dtype=F64)).square().sum().backward()
-        assert sorted(called) == (sorted(names) if hooked else [])
+            module.register_full_backward_hook(lambda _module, _to_inputs, _grads, name=name: called.append(name))
+        model(images(dtype=F64).requires_grad_()).square().sum().backward()
         results.append([p.grad for p in model.parameters()])
+    assert sorted(called) == sorted(names)
     for a, b in zip(*results, strict=True):
         agree(a, b)
