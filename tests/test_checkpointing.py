@@ -55,10 +55,9 @@ def test_in_evaluation(reentrant: bool) -> None:
         assert torch.equal(checkpointed[name], expected), name
 
 
-@FUSED
-def test_within_a_compiled_network(fused: bool) -> None:
+def test_within_a_compiled_network() -> None:
     torch._dynamo.reset()
-    model, twin = small(fused=fused, drop_connect=0.0), small(fused=fused, drop_connect=0.0)
+    model, twin = small(drop_connect=0.0), small(drop_connect=0.0)
     stage = torch.compile(
         lambda x: checkpoint(model.stages[2], x, use_reentrant=False), fullgraph=True, backend="aot_eager"
     )
