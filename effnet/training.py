@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
 import effnet
+from effnet.checkpoint import check_fits, read_checkpoint, refused
 from effnet.data import Split, TestSet, TrainingSet, load_split, test_loader, training_loader
 from effnet.errors import OptionError
 from effnet.files import replacing
@@ -193,9 +193,11 @@ class History(Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.epochs: list[EpochResult] = []
+        self.begun = False
         self._started = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.begun = True
         self._started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -269,13 +271,19 @@ def train(options: TrainingOptions) -> TrainingResult:
         OptionError: an option does not fit the data or the checkpoint.
         KeyboardInterrupt: stopped by Ctrl-C; the checkpoint of the last whole epoch is there to resume from.
     """
-    checkpoint = None if options.checkpoint is None else _checked_checkpoint(options.checkpoint, options)
+    checkpoint = options.checkpoint
+    saved = None if checkpoint is None else _checked_checkpoint(checkpoint, options)
     history = History(options.folder / HISTORY_NAME)
     trainer = _trainer(options, history)
     split = load_split(options.data, options.data_root, options.test_root)
     _check_sizes(split, options, trainer.world_size)
     seed_everything(options.seed, workers=True, verbose=False)
     module = Classifier(build_model(options, len(split.classes)), len(split.classes), options)
+    if checkpoint is not None and saved is not None:
+        check_fits(
+            saved, module, build_optimizer(options.optimizer, module.model, lr=1.0, weight_decay=0.0), checkpoint
+        )
+        del saved  # which is mapped from the file that the run is going to replace
     source = options.source
     preprocessing = Preprocessing(options.chosen_resolution, source.crop, source.mean, source.std)
     pictures = Pictures(split, preprocessing, options)
@@ -378,11 +386,17 @@ def _fit(trainer: Trainer, module: Classifier, pictures: Pictures, checkpoint: P
     """Run the loop; Lightning answers Ctrl-C by leaving the process, which here becomes KeyboardInterrupt again."""
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(module, pictures, ckpt_path=checkpoint)
+        trainer.fit(module, pictures, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as error:
         if trainer.interrupted:
             raise KeyboardInterrupt from error
         raise
+    except OptionError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if checkpoint is None or any(isinstance(c, History) and c.begun for c in trainer.callbacks):  # type: ignore[attr-defined]
+            raise
+        raise refused(checkpoint, repr(error)) from error
     finally:
         signal.signal(signal.SIGINT, on_interrupt)
 
@@ -395,20 +409,19 @@ def _check_sizes(split: Split, options: TrainingOptions, world_size: int) -> Non
         raise OptionError("data_root", f"a test picture for each of {world_size} devices", len(split.test))
 
 
-def _checked_checkpoint(path: Path, options: TrainingOptions) -> Path:
-    """``path``, if it holds an unfinished run of the same network on the same data."""
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        before, epochs_done = saved["hyper_parameters"], saved["epoch"] + 1
-    except (RuntimeError, LookupError, EOFError, OSError, TypeError, ValueError, UnpicklingError) as error:
-        raise OptionError("resume", "a checkpoint of `effnet train`", f"{path}: {error}") from error
+def _checked_checkpoint(path: Path, options: TrainingOptions) -> dict[str, Any]:
+    """What ``path`` holds, if that is an unfinished run of the same network on the same data."""
+    saved = read_checkpoint(path)
+    before, epochs_done = saved["hyper_parameters"], saved["epoch"] + 1
     now = _plain(options)
     for name in FIXED_OPTIONS:
+        if name not in before:
+            raise refused(path, f"does not say its {name}")
         if before[name] != now[name]:
             raise OptionError(name, f"{before[name]!r} as in {path}", repr(now[name]))
     if epochs_done >= options.epochs:
         raise OptionError("epochs", f"more than the {epochs_done} that {path} has behind it", options.epochs)
-    return path
+    return saved
 
 
 def _plain(options: TrainingOptions) -> dict[str, Any]:

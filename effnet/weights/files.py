@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from effnet.config import ALIASES
+from effnet.weights.archive import check_archive
 
 StateDict = Mapping[str, Tensor]
 WeightsSource = str | os.PathLike[str] | StateDict
@@ -83,6 +84,7 @@ def _read_file(path: Path) -> Any:
         expected = ", ".join((*_TORCH_SUFFIXES, ".safetensors"))
         raise ValueError(f"{path}: expected a file ending in one of {expected}")
     try:
+        check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: refused, it is damaged or holds more than tensors: {error}") from error
