@@ -350,7 +350,8 @@ def _trainer(options: TrainingOptions, history: History) -> Trainer:
     except (MisconfigurationException, ValueError) as error:
         # Which of them cannot go together only Lightning knows.
         expected = "accelerator, devices, strategy and precision that Lightning takes together"
-        raise OptionError("accelerator", expected, f"{options.accelerator!r}: {error}") from error
+        option = "strategy" if options.strategy != "auto" and "strategy" in str(error) else "accelerator"
+        raise OptionError(option, expected, f"{getattr(options, option)!r}: {error}") from error
 
 
 def _devices(options: TrainingOptions) -> dict[str, Any]:

@@ -63,33 +63,44 @@ def output_size(size: int, kernel_size: int, stride: int, padding: int) -> int:
 
 
 def check_activation(name: str, argument: str = "activation") -> None:
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(f"{argument}: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
 
 
 def check_gate(name: str) -> None:
-    if name not in GATES:
+    if not isinstance(name, str) or name not in GATES:
         raise ValueError(f"gate: expected one of {', '.join(GATES)}, got {name!r}")
 
 
 def check_activations_tensor(x: Tensor, argument: str) -> None:
-    """``x`` is a dense (N, C, H, W) tensor of a supported dtype, with C, H, W ≥ 1."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{argument}: expected a Tensor, got {type(x).__name__}")
+    """``x`` is a strided (N, C, H, W) tensor of a supported dtype, with C, H, W ≥ 1."""
+    check_strided(x, argument)
     if x.dim() != 4:
         raise ValueError(f"{argument}: expected 4 dimensions (N, C, H, W), got shape {tuple(x.shape)}")
     if x.dtype not in DTYPES:
         raise TypeError(f"{argument}: expected float32, float16, bfloat16 or float64, got {x.dtype}")
-    if x.layout != torch.strided:
-        raise TypeError(f"{argument}: expected a strided tensor, got layout {x.layout}")
     if x.shape[1] < 1 or x.shape[2] < 1 or x.shape[3] < 1:
         raise ValueError(f"{argument}: expected C, H, W of at least 1, got shape {tuple(x.shape)}")
+
+
+def check_strided(t: Tensor, argument: str) -> None:
+    """``t`` is a tensor that has strides: neither sparse nor nested, nor another library's."""
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{argument}: expected a Tensor, got {type(t).__name__}")
+    if t.layout != torch.strided or t.is_nested:
+        raise TypeError(f"{argument}: expected a strided tensor, got {'nested' if t.is_nested else t.layout}")
+
+
+def check_number(value: float, argument: str) -> None:
+    if not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
+        raise TypeError(f"{argument}: expected a number, got {value!r}")
 
 
 def check_parameter(t: Tensor, argument: str, shape: tuple[int, ...], like: Tensor) -> None:
     """``t`` is a floating tensor of ``shape`` on the device of ``like``; trailing dimensions of 1 are free."""
     if not isinstance(t, Tensor):
         raise TypeError(f"{argument}: expected a Tensor of shape {shape}, got {type(t).__name__}")
+    check_strided(t, argument)
     if tuple(t.shape[: len(shape)]) != shape or any(extent != 1 for extent in t.shape[len(shape) :]):
         raise ValueError(f"{argument}: expected shape {shape}, got {tuple(t.shape)}")
     if t.dtype not in DTYPES:
@@ -98,11 +109,24 @@ def check_parameter(t: Tensor, argument: str, shape: tuple[int, ...], like: Tens
         raise ValueError(f"{argument}: expected device {like.device}, got {t.device}")
 
 
+def check_vector(t: Tensor, argument: str, extent: int, like: Tensor) -> None:
+    """``t`` is a floating tensor of shape (extent,) on the device of ``like``."""
+    check_parameter(t, argument, (extent,), like)
+    if t.dim() != 1:
+        raise ValueError(f"{argument}: expected shape ({extent},), got {tuple(t.shape)}")
+
+
 def check_batch_norm(bn: BatchNorm, count: int, channels: int, like: Tensor, suffix: str = "") -> None:
     """Shapes and settings of ``bn`` for ``channels`` channels of ``count`` values each."""
+    if not isinstance(bn, BatchNorm):
+        raise TypeError(f"bn{suffix}: expected a BatchNorm, got {type(bn).__name__}")
+    if not isinstance(bn.training, bool):
+        raise TypeError(f"training{suffix}: expected True or False, got {bn.training!r}")
+    check_number(bn.momentum, f"momentum{suffix}")
+    check_number(bn.eps, f"eps{suffix}")
     for name, t in (("gamma", bn.gamma), ("beta", bn.beta), ("mean", bn.mean), ("var", bn.var)):
         if t is not None:
-            check_parameter(t, name + suffix, (channels,), like)
+            check_vector(t, name + suffix, channels, like)
     if (bn.mean is None) != (bn.var is None):
         raise ValueError(f"mean{suffix}, var{suffix}: expected both or neither, got one of them")
     if not bn.training and bn.mean is None:
@@ -111,9 +135,25 @@ def check_batch_norm(bn: BatchNorm, count: int, channels: int, like: Tensor, suf
         raise ValueError(f"training: expected more than 1 value per channel, got 1 (input shape {tuple(like.shape)})")
     if not bn.eps >= 0:
         raise ValueError(f"eps{suffix}: expected a non-negative number, got {bn.eps}")
+    if bn.training and bn.eps == 0:
+        raise ValueError(f"eps{suffix}: expected a positive number in training, got {bn.eps}")
+    if bn.training:
+        for name, t in (("mean", bn.mean), ("var", bn.var)):
+            if t is not None:
+                _check_written(t, name + suffix)
+
+
+def _check_written(t: Tensor, argument: str) -> None:
+    """Every element of ``t``, which an operator writes, has memory of its own."""
+    if any(extent > 1 and step == 0 for extent, step in zip(t.shape, t.stride(), strict=True)):
+        raise ValueError(f"{argument}: expected memory of its own for every channel, got an expanded tensor")
 
 
 def check_squeeze_excite(se: SqueezeExcite, channels: int, like: Tensor) -> None:
+    if not isinstance(se, SqueezeExcite):
+        raise TypeError(f"se: expected a SqueezeExcite, got {type(se).__name__}")
+    if isinstance(se.w1, Tensor):
+        check_strided(se.w1, "w1")
     if not isinstance(se.w1, Tensor) or se.w1.dim() < 2:
         raise ValueError(f"w1: expected shape (S, {channels}), got {getattr(se.w1, 'shape', se.w1)}")
     squeezed = se.w1.shape[0]
@@ -127,6 +167,8 @@ def check_squeeze_excite(se: SqueezeExcite, channels: int, like: Tensor) -> None
 
 def check_pointwise(w: Tensor, argument: str, in_channels: int, like: Tensor) -> None:
     """``w`` is the weight (O, in_channels, 1, 1) of a 1×1 convolution."""
+    if isinstance(w, Tensor):
+        check_strided(w, argument)
     if not isinstance(w, Tensor) or w.dim() != 4 or w.shape[0] < 1:
         got = getattr(w, "shape", type(w).__name__)
         raise ValueError(f"{argument}: expected shape (O, {in_channels}, 1, 1), got {got}")
@@ -135,13 +177,15 @@ def check_pointwise(w: Tensor, argument: str, in_channels: int, like: Tensor) ->
 
 def check_depthwise(w: Tensor, x: Tensor, stride: int, padding: int | Sequence[int] | None) -> Padding:
     """Check a depthwise weight (C, 1, K, K), stride and padding against ``x``; the padding as four numbers."""
+    if isinstance(w, Tensor):
+        check_strided(w, "w")
     if not isinstance(w, Tensor) or w.dim() != 4:
         raise ValueError(f"w: expected shape ({x.shape[1]}, 1, K, K), got {getattr(w, 'shape', type(w).__name__)}")
     kernel_size = w.shape[2]
     if kernel_size not in KERNEL_SIZES or w.shape[3] != kernel_size:
         raise ValueError(f"w: expected a 3×3, 5×5 or 7×7 kernel, got {kernel_size}×{w.shape[3]}")
     check_parameter(w, "w", (x.shape[1], 1, kernel_size, kernel_size), x)
-    if stride not in STRIDES:
+    if not isinstance(stride, int) or stride not in STRIDES:
         raise ValueError(f"stride: expected 1 or 2, got {stride!r}")
     pads = _four_paddings(padding, kernel_size)
     for axis, total in (("H", pads[0] + pads[1]), ("W", pads[2] + pads[3])):

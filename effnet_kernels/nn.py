@@ -21,7 +21,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def batch_norm_arguments(bn: _BatchNorm) -> BatchNorm:
-    """The tensors and settings of ``bn`` for one forward call, which this counts in ``num_batches_tracked``.
+    """The tensors and settings of ``bn`` for one forward call, after which :func:`count_batch` has to be called.
 
     Momentum None gives the cumulative average, as in PyTorch, by a momentum that stays a tensor: its value would be
     waited for on a GPU, and is not there while torch.compile traces. Without running statistics the batch's are used
@@ -32,11 +32,22 @@ def batch_norm_arguments(bn: _BatchNorm) -> BatchNorm:
     if bn.training and is_recomputing():
         # Copies rather than none: autograd must save what it saved in the first call.
         mean, var = (None if t is None else t.clone() for t in (mean, var))
-    elif bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
-        bn.num_batches_tracked.add_(1)
-        if bn.momentum is None:
-            momentum = bn.num_batches_tracked.double().reciprocal()
+    elif bn.momentum is None and _counts(bn):
+        momentum = (bn.num_batches_tracked.double() + 1).reciprocal()  # type: ignore[union-attr]
     return BatchNorm(bn.weight, bn.bias, mean, var, uses_batch_statistics(bn), momentum, bn.eps)
+
+
+def _counts(bn: _BatchNorm) -> bool:
+    return bn.training and bn.track_running_stats and bn.num_batches_tracked is not None
+
+
+def count_batch(*norms: _BatchNorm | None) -> None:
+    """One more in ``num_batches_tracked``, once the call has gone well: one that is refused leaves nothing behind."""
+    if is_recomputing():
+        return
+    for bn in norms:
+        if bn is not None and _counts(bn):
+            bn.num_batches_tracked.add_(1)  # type: ignore[union-attr]
 
 
 def uses_batch_statistics(bn: _BatchNorm) -> bool:
@@ -219,21 +230,24 @@ def batch_norm_act(
     group = synchronising_group(bn)
     if group is not None:
         x, arguments = synchronised.synchronised(x, arguments, group, fused=fused)
-    if not fused:
-        return reference.batch_norm_act(x, arguments, activation, keep, residual)
-    return ops.batch_norm_act(
-        x,
-        arguments.gamma,
-        arguments.beta,
-        arguments.mean,
-        arguments.var,
-        training=arguments.training,
-        momentum=arguments.momentum,
-        eps=arguments.eps,
-        activation=activation,
-        keep=keep,
-        residual=residual,
-    )
+    if fused:
+        out = ops.batch_norm_act(
+            x,
+            arguments.gamma,
+            arguments.beta,
+            arguments.mean,
+            arguments.var,
+            training=arguments.training,
+            momentum=arguments.momentum,
+            eps=arguments.eps,
+            activation=activation,
+            keep=keep,
+            residual=residual,
+        )
+    else:
+        out = reference.batch_norm_act(x, arguments, activation, keep, residual)
+    count_batch(bn)
+    return out
 
 
 def mbconv_core(
@@ -258,7 +272,7 @@ def mbconv_core(
         assert bn1_arguments is not None
         u, bn1_arguments = synchronised.synchronised(u, bn1_arguments, group1, fused=fused)
     if group2 is not None:
-        return synchronised.mbconv_core(
+        out = synchronised.mbconv_core(
             u,
             conv.weight,
             bn2_arguments,
@@ -271,8 +285,8 @@ def mbconv_core(
             group=group2,
             fused=fused,
         )
-    if fused:
-        return ops.mbconv_core(
+    elif fused:
+        out = ops.mbconv_core(
             u,
             conv.weight,
             bn2_arguments,
@@ -283,10 +297,13 @@ def mbconv_core(
             activation=activation,
             gate=gate,
         )
-    pads: Padding = (padding,) * 4 if isinstance(padding, int) else tuple(padding)  # type: ignore[assignment]
-    return reference.mbconv_core(
-        u, conv.weight, bn2_arguments, bn1_arguments, se_arguments, stride, pads, activation, gate
-    )
+    else:
+        pads: Padding = (padding,) * 4 if isinstance(padding, int) else tuple(padding)  # type: ignore[assignment]
+        out = reference.mbconv_core(
+            u, conv.weight, bn2_arguments, bn1_arguments, se_arguments, stride, pads, activation, gate
+        )
+    count_batch(bn1, bn2)
+    return out
 
 
 def mbconv(
@@ -313,7 +330,7 @@ def mbconv(
         u = x if w_expand is None else ops.pointwise_conv(x, w_expand)
         core = mbconv_core(u, conv, bn2, bn1=bn1, se=se, padding=padding, activation=activation, fused=True)
         return ops.pointwise_conv(core, w_project)
-    return ops.mbconv(
+    out = ops.mbconv(
         x,
         conv.weight,
         w_project,
@@ -326,6 +343,8 @@ def mbconv(
         activation=activation,
         gate="sigmoid" if se is None else se.gate,
     )
+    count_batch(bn1, bn2)
+    return out
 
 
 def mbconv_core_unscaled(

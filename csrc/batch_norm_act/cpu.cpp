@@ -2,6 +2,7 @@
 // normalize. Backward: one pass over (grad, x) for dβ and dγ, one for dx.
 #include <torch/csrc/stable/library.h>
 
+#include "common/checks.h"
 #include "common/cpu/allocate.h"
 #include "common/cpu/channels.h"
 
@@ -30,6 +31,10 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& gamma,
                                            const OptionalTensor& mean, const OptionalTensor& var,
                                            const OptionalTensor& keep, const OptionalTensor& residual, double eps,
                                            int64_t activation) {
+  check_activations(x, "x");
+  check_batch_norm(gamma, beta, mean, var, x.size(1), x, kBatchNorm);
+  if (keep) check_values(*keep, x.size(0), x, "keep");
+  const Activation act = activation_of(activation);
   const Extent extent = extent_of(x);
   if (residual) check_dense_like(*residual, x, extent.layout, "residual");
   return dispatch_accumulator(extent.dtype, [&](auto type) -> std::tuple<Tensor, Tensor, Tensor> {
@@ -43,7 +48,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& gamma,
     const auto bn = batch_norm_values<A>(gamma, beta, std::move(statistics), extent.channels, eps);
     const Buffer<A> factors = keep_factors<A>(keep, extent);
     Tensor out = allocate_like(x);
-    normalize({extent, Activation(activation), x.const_data_ptr(), bn.affine(), data_or_null(factors),
+    normalize({extent, act, x.const_data_ptr(), bn.affine(), data_or_null(factors),
                residual ? residual->const_data_ptr() : nullptr, out.mutable_data_ptr()});
     return {out, batch_mean, batch_var};
   });
@@ -52,8 +57,11 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& gamma,
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& x, const Tensor& gamma,
                                             const Tensor& beta, const Tensor& mean, const Tensor& var,
                                             const OptionalTensor& keep, bool training, double eps, int64_t activation) {
+  check_activations(x, "x");
+  check_batch_norm(gamma, beta, mean, var, x.size(1), x, kBatchNorm);
+  if (keep) check_values(*keep, x.size(0), x, "keep");
+  const Activation act = activation_of(activation);
   const Extent extent = extent_of(x);
-  const auto act = Activation(activation);
   check_dense_like(grad, x, extent.layout, "grad");
   return dispatch_accumulator(extent.dtype, [&](auto type) -> std::tuple<Tensor, Tensor, Tensor> {
     using A = typename decltype(type)::type;
@@ -79,7 +87,12 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& x,
 // running ← (1 − momentum) · running + momentum · batch, with the unbiased variance.
 void update_running_stats(Tensor running_mean, Tensor running_var, const Tensor& mean, const Tensor& var, int64_t count,
                           double momentum) {
+  STD_TORCH_CHECK(mean.defined(), "mean: expected a tensor, got none");
   const int64_t channels = mean.numel();
+  check_values(mean, channels, mean, "mean");
+  check_values(var, channels, mean, "var");
+  check_running(running_mean, channels, mean, "running_mean");
+  check_running(running_var, channels, mean, "running_var");
   const auto move_toward = [&](Tensor& running, const Tensor& batch, double scale) {
     Buffer<double> values = read_rows<double>(running, 1, channels);
     const Buffer<double> target = read_rows<double>(batch, 1, channels);

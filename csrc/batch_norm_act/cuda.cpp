@@ -4,6 +4,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include "common/checks.h"
 #include "common/cuda/call.h"
 
 namespace effnet_kernels::cuda {
@@ -17,6 +18,10 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& gamma,
                                            const OptionalTensor& mean, const OptionalTensor& var,
                                            const OptionalTensor& keep, const OptionalTensor& residual, double eps,
                                            int64_t activation) {
+  check_activations(x, "x");
+  check_batch_norm(gamma, beta, mean, var, x.size(1), x, kBatchNorm);
+  if (keep) check_values(*keep, x.size(0), x, "keep");
+  const Activation act = activation_of(activation);
   Call call(x);
   if (residual) check_dense_like(*residual, x, call.layout, "residual");
   Tensor out = torch::stable::empty_like(x);
@@ -34,7 +39,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& gamma,
           "merge_statistics");
   }
   const BatchNorm bn = call.batch_norm(gamma, beta, mean ? *mean : batch_mean, mean ? *var : batch_var, eps);
-  check(launch_normalize({call.dtype, plan, Activation(activation), bn, data, keep_of(call, keep), true,
+  check(launch_normalize({call.dtype, plan, act, bn, data, keep_of(call, keep), true,
                           residual ? call.read(*residual, "residual") : nullptr, call.write(out, "out")},
                          call.stream),
         "normalize");
@@ -44,12 +49,15 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& gamma,
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& x, const Tensor& gamma,
                                             const Tensor& beta, const Tensor& mean, const Tensor& var,
                                             const OptionalTensor& keep, bool training, double eps, int64_t activation) {
+  check_activations(x, "x");
+  check_batch_norm(gamma, beta, mean, var, x.size(1), x, kBatchNorm);
+  if (keep) check_values(*keep, x.size(0), x, "keep");
+  const Activation act = activation_of(activation);
   Call call(x);
   check_dense_like(grad, x, call.layout, "grad");
   Tensor dx = torch::stable::empty_like(x);
   Tensor dgamma = Call::empty_gradient(gamma), dbeta = Call::empty_gradient(beta);
   const StreamPlan plan = call.stream_plan(x, call.aligned({&x, &grad, &dx}));
-  const auto act = Activation(activation);
   const BatchNorm bn = call.batch_norm(gamma, beta, mean, var, eps);
   const int64_t channels = x.size(1), size = plan.parts() * channels;
   const BackwardSumsParams sums{call.dtype,
@@ -95,10 +103,16 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad, const Tensor& x,
 
 void update_running_stats(Tensor running_mean, Tensor running_var, const Tensor& mean, const Tensor& var, int64_t count,
                           double momentum) {
+  STD_TORCH_CHECK(mean.defined(), "mean: expected a tensor, got none");
+  const int64_t channels = mean.numel();
+  check_values(mean, channels, mean, "mean");
+  check_values(var, channels, mean, "var");
+  check_running(running_mean, channels, mean, "running_mean");
+  check_running(running_var, channels, mean, "running_var");
   Context call(running_mean);
   Tensor dense_mean = torch::stable::contiguous(running_mean), dense_var = torch::stable::contiguous(running_var);
   check(launch_update_running_stats(
-            {mean.numel(), count, call.gradient(dense_mean, "running mean"), call.gradient(dense_var, "running var"),
+            {channels, count, call.gradient(dense_mean, "running mean"), call.gradient(dense_var, "running var"),
              call.parameter(mean, "mean"), call.parameter(var, "var"), float(momentum)},
             call.stream),
         "update_running_stats");

@@ -55,13 +55,19 @@ inline Layout layout_of(const Tensor& t) {
   return Layout::nhwc;
 }
 
+inline void check_device(const Tensor& t, const Tensor& like, const char* argument) {
+  STD_TORCH_CHECK(t.device().type() == like.device().type() && t.device().index() == like.device().index(), argument,
+                  ": expected the device of the input");
+}
+
 inline void check_dense_like(const Tensor& t, const Tensor& like, Layout layout, const char* argument) {
-  STD_TORCH_CHECK(t.dim() == 4 && t.scalar_type() == like.scalar_type(), argument,
+  STD_TORCH_CHECK(t.defined() && t.dim() == 4 && t.scalar_type() == like.scalar_type(), argument,
                   ": expected 4 dimensions and the dtype of the input");
   for (int d = 0; d < 4; ++d) {
     STD_TORCH_CHECK(t.size(d) == like.size(d), argument, ": expected size ", like.size(d), " in dimension ", d,
                     ", got ", t.size(d));
   }
+  check_device(t, like, argument);
   const bool dense = layout == Layout::nchw ? t.is_contiguous() : is_channels_last(t);
   STD_TORCH_CHECK(dense || t.numel() == 0, argument, ": expected the layout of the input");
 }

@@ -8,15 +8,18 @@ namespace effnet_kernels {
 inline MBConvCore depthwise_core_of(const Tensor& x, const Tensor& w, const Tensor& gamma, const Tensor& beta,
                                     const OptionalTensor& mean, const OptionalTensor& var, int64_t stride,
                                     const std::vector<int64_t>& padding, double eps, int64_t activation) {
-  return {x,
-          w,
-          std::nullopt,
-          {gamma, beta, mean, var, eps},
-          std::nullopt,
-          stride,
-          padding,
-          Activation(activation),
-          Activation::sigmoid};
+  const MBConvCore core{x,
+                        w,
+                        std::nullopt,
+                        {gamma, beta, mean, var, eps},
+                        std::nullopt,
+                        stride,
+                        padding,
+                        activation_of(activation),
+                        Activation::sigmoid};
+  check_activations(x, "x");
+  check_parameters(core);
+  return core;
 }
 
 template <class Passes>

@@ -50,12 +50,14 @@ struct MBConvBlockOperator {
     check_channels_last(block.core.u, x, "u");
     check_channels_last(y, x, "y");
     const DepthwiseShape shape = depthwise_shape(block.core);
-    check_depthwise_gradient(y, y, shape, Layout::nhwc);
+    check_depthwise_gradient(y, y, block.core, shape, Layout::nhwc);
+    STD_TORCH_CHECK(
+        block.core.u.size(0) == x.size(0) && block.core.u.size(2) == x.size(2) && block.core.u.size(3) == x.size(3),
+        "u: expected the expanded shape of x");
     STD_TORCH_CHECK(grad.size(0) == shape.images && grad.size(1) == w_project.size(0) &&
                         grad.size(2) == shape.out_height && grad.size(3) == shape.out_width,
                     "grad: expected the output's shape");
-    std::optional<ExciteSaved> saved;
-    if (w1) saved = ExciteSaved{*pooled, *hidden, *logits, *a3, *a5};
+    const std::optional<ExciteSaved> saved = excite_saved_of(block.core, pooled, hidden, logits, a3, a5);
     const MBConvBlockBackward r = CpuBlockPasses::backward(block, grad, y, saved, training1, training2);
     const MBConvBackward& m = r.middle;
     return {r.dx,     r.dw_expand, m.dgamma1, m.dbeta1, m.dw,  m.dgamma2,
@@ -64,14 +66,15 @@ struct MBConvBlockOperator {
 
  private:
   static MBConvBlock checked(MBConvBlock block) {
+    check_activations(block.x, "x");
     check_channels_last(block.x, block.x, "x");
     STD_TORCH_CHECK(block.w_expand.has_value() == block.core.bn1.has_value(),
                     "w_expand, gamma1: expected both or neither");
     if (block.w_expand) {
-      check_pointwise_weight(*block.w_expand, block.x.size(1), "w_expand");
+      check_pointwise_weight(*block.w_expand, block.x.size(1), block.x, "w_expand");
       STD_TORCH_CHECK(block.w_expand->size(0) == block.core.w.size(0), "w: expected the channels of w_expand");
     }
-    check_pointwise_weight(block.w_project, block.core.w.size(0), "w_project");
+    check_pointwise_weight(block.w_project, block.core.w.size(0), block.x, "w_project");
     return block;
   }
 };

@@ -86,7 +86,7 @@ MBConvInference CpuPasses::inference(const MBConvCore& core, bool scaled) {
 
 MBConvBackward CpuPasses::backward(const MBConvCore& core, const Tensor& grad, const Tensor& y,
                                    const std::optional<ExciteSaved>& saved, bool training1, bool training2) {
-  check_depthwise_gradient(grad, y, depthwise_shape(core), layout_of(core.u));
+  check_depthwise_gradient(grad, y, core, depthwise_shape(core), layout_of(core.u));
   return dispatch_accumulator(dtype_of(core.u), [&](auto a) {
     return cpu::backward<typename decltype(a)::type>(core, grad, y, saved, training1, training2);
   });

@@ -197,7 +197,7 @@ MBConvBackward CudaPasses::backward(const MBConvCore& core, const Tensor& grad, 
                                     const std::optional<ExciteSaved>& saved, bool training1, bool training2) {
   Call call(core.u);
   const DepthwiseShape shape = depthwise_shape(core);
-  check_depthwise_gradient(grad, y, shape, call.layout);
+  check_depthwise_gradient(grad, y, core, shape, call.layout);
   const int64_t channels = shape.channels, rows = shape.images * channels;
   MBConvBackward r{torch::stable::empty_like(core.u),
                    Call::empty_gradient(core.w),

@@ -12,6 +12,8 @@ inline MBConvCore mbconv_core_of(const Tensor& u, const Tensor& w, const Optiona
                                  const OptionalTensor& w2, const OptionalTensor& b2, int64_t stride,
                                  const std::vector<int64_t>& padding, double eps1, double eps2, int64_t activation,
                                  int64_t gate) {
+  check_all_or_none({&gamma1, &beta1}, "gamma1, beta1");
+  check_all_or_none({&w1, &b1, &w2, &b2}, "w1, b1, w2, b2");
   MBConvCore core{u,
                   w,
                   std::nullopt,
@@ -19,11 +21,29 @@ inline MBConvCore mbconv_core_of(const Tensor& u, const Tensor& w, const Optiona
                   std::nullopt,
                   stride,
                   padding,
-                  Activation(activation),
-                  Activation(gate)};
+                  activation_of(activation),
+                  gate_of(gate)};
   if (gamma1) core.bn1 = BatchNormTensors{*gamma1, *beta1, mean1, var1, eps1};
   if (w1) core.se = ExciteTensors{*w1, *b1, *w2, *b2};
+  check_activations(u, "u");
+  check_parameters(core);
   return core;
+}
+
+// What the forward call saved for the backward of `core`, none without SE.
+inline std::optional<ExciteSaved> excite_saved_of(const MBConvCore& core, const OptionalTensor& pooled,
+                                                  const OptionalTensor& hidden, const OptionalTensor& logits,
+                                                  const OptionalTensor& a3, const OptionalTensor& a5) {
+  STD_TORCH_CHECK(!core.bn1 || core.bn1->mean, "mean1: expected the statistics of the forward call");
+  if (!core.se) return std::nullopt;
+  check_all_or_none({&core.bn2.mean, &pooled, &hidden, &logits, &a3, &a5}, "pooled, hidden, logits, a3, a5");
+  const int64_t images = core.u.size(0), channels = core.w.size(0);
+  check_saved(*pooled, images * channels, core.u, "pooled");
+  check_saved(*hidden, images * core.se->w1.size(0), core.u, "hidden");
+  check_saved(*logits, images * channels, core.u, "logits");
+  check_saved(*a3, images * channels, core.u, "a3");
+  check_saved(*a5, images * channels, core.u, "a5");
+  return ExciteSaved{*pooled, *hidden, *logits, *a3, *a5};
 }
 
 template <class Passes>
@@ -65,8 +85,7 @@ struct MBConvOperator {
       int64_t stride, const std::vector<int64_t>& padding, double eps1, double eps2, int64_t activation, int64_t gate) {
     const MBConvCore core = mbconv_core_of(u, w, gamma1, beta1, mean1, var1, gamma2, beta2, mean2, var2, w1, b1, w2, b2,
                                            stride, padding, eps1, eps2, activation, gate);
-    std::optional<ExciteSaved> saved;
-    if (w1) saved = ExciteSaved{*pooled, *hidden, *logits, *a3, *a5};
+    const std::optional<ExciteSaved> saved = excite_saved_of(core, pooled, hidden, logits, a3, a5);
     const MBConvBackward r = Passes::backward(core, grad, y, saved, training1, training2);
     return {r.du, r.dw, r.dgamma1, r.dbeta1, r.dgamma2, r.dbeta2, r.dw1, r.db1, r.dw2, r.db2};
   }

@@ -2,7 +2,7 @@
 // GPU's (cuda_passes.cpp) take and return. depthwise_conv_bn_act is the same sequence without BN1 and SE.
 #pragma once
 
-#include "common/tensor.h"
+#include "common/checks.h"
 #include "depthwise_conv_bn_act/shape.h"
 
 namespace effnet_kernels {
@@ -64,9 +64,11 @@ struct CudaPasses {
 // The convolution's shape, checked.
 inline DepthwiseShape depthwise_shape(const MBConvCore& core) {
   const Tensor &u = core.u, &w = core.w;
-  STD_TORCH_CHECK(w.dim() == 4 && w.size(0) == u.size(1) && w.size(1) == 1 && w.size(2) == w.size(3),
+  check_activations(u, "u");
+  STD_TORCH_CHECK(w.defined() && w.dim() == 4 && w.size(0) == u.size(1) && w.size(1) == 1 && w.size(2) == w.size(3),
                   "w: expected shape (", u.size(1), ", 1, K, K)");
   const int64_t k = w.size(2), stride = core.stride;
+  check_values(w, u.size(1) * k * k, u, "w");
   STD_TORCH_CHECK(k == 3 || k == 5 || k == 7, "w: expected a kernel of 3, 5 or 7, got ", k);
   STD_TORCH_CHECK(stride == 1 || stride == 2, "stride: expected 1 or 2, got ", stride);
   STD_TORCH_CHECK(core.padding.size() == 4, "padding: expected (top, bottom, left, right)");
@@ -88,11 +90,28 @@ inline DepthwiseShape depthwise_shape(const MBConvCore& core) {
           int(core.padding[2])};
 }
 
-inline void check_depthwise_gradient(const Tensor& grad, const Tensor& y, const DepthwiseShape& shape, Layout layout) {
-  check_dense_like(grad, y, layout, "grad");
-  STD_TORCH_CHECK(y.dim() == 4 && y.size(2) == shape.out_height && y.size(3) == shape.out_width &&
+inline void check_depthwise_gradient(const Tensor& grad, const Tensor& y, const MBConvCore& core,
+                                     const DepthwiseShape& shape, Layout layout) {
+  STD_TORCH_CHECK(y.defined() && y.dim() == 4 && y.size(2) == shape.out_height && y.size(3) == shape.out_width &&
                       y.size(0) == shape.images && y.size(1) == shape.channels,
                   "y: expected the convolution's output shape");
+  STD_TORCH_CHECK(y.scalar_type() == core.u.scalar_type(), "y: expected the dtype of the input");
+  check_device(y, core.u, "y");
+  check_dense_like(y, y, layout, "y");
+  check_dense_like(grad, y, layout, "grad");
+}
+
+// BatchNorms and squeeze-and-excite, of the convolution's channels.
+inline void check_parameters(const MBConvCore& core) {
+  const Tensor& u = core.u;
+  STD_TORCH_CHECK(core.w.defined() && core.w.dim() == 4, "w: expected shape (C, 1, K, K)");
+  const int64_t channels = core.w.size(0);
+  const auto check = [&](const BatchNormTensors& bn, const BatchNormNames& names) {
+    check_batch_norm(bn.gamma, bn.beta, bn.mean, bn.var, channels, u, names);
+  };
+  if (core.bn1) check(*core.bn1, kBatchNorm1);
+  check(core.bn2, kBatchNorm2);
+  if (core.se) check_squeeze_excite(core.se->w1, core.se->b1, core.se->w2, core.se->b2, channels, u);
 }
 
 }  // namespace effnet_kernels

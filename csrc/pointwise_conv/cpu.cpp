@@ -14,8 +14,9 @@ RowChunks chunks_of(const Tensor& x, int64_t in_channels, int64_t out_channels) 
 }
 
 void check(const Tensor& x, const Tensor& w) {
+  check_activations(x, "x");
   check_channels_last(x, x, "x");
-  check_pointwise_weight(w, x.size(1), "w");
+  check_pointwise_weight(w, x.size(1), x, "w");
 }
 
 Tensor forward(const Tensor& x, const Tensor& w) {

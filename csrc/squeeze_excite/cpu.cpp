@@ -4,6 +4,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include "common/checks.h"
 #include "common/cpu/allocate.h"
 
 namespace effnet_kernels::cpu {
@@ -12,11 +13,14 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& w1, const Tensor& b1,
                                                    const Tensor& w2, const Tensor& b2, int64_t activation,
                                                    int64_t gate) {
+  check_activations(x, "x");
+  check_squeeze_excite(w1, b1, w2, b2, x.size(1), x);
+  const Activation act = activation_of(activation), gates = gate_of(gate);
   const Extent extent = extent_of(x);
   return dispatch_accumulator(extent.dtype, [&](auto type) -> std::tuple<Tensor, Tensor, Tensor, Tensor> {
     using A = typename decltype(type)::type;
     const auto none = identity_batch_norm<A>(extent.channels);
-    auto se = Excite<A>::make(w1, b1, w2, b2, extent.images, extent.channels, Activation(activation), Activation(gate));
+    auto se = Excite<A>::make(w1, b1, w2, b2, extent.images, extent.channels, act, gates);
     Buffer<A> sums(extent.parts() * extent.row());
     forward_sums({extent, Activation::identity, x.const_data_ptr(), none.affine(), sums.data(), nullptr, nullptr});
     se.run(sums, extent.chunks(), extent.pixels);
@@ -33,12 +37,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, 
                                                             const Tensor& b1, const Tensor& w2, const Tensor& b2,
                                                             const Tensor& pooled, const Tensor& hidden,
                                                             const Tensor& logits, int64_t activation, int64_t gate) {
+  check_activations(x, "x");
+  check_squeeze_excite(w1, b1, w2, b2, x.size(1), x);
+  check_saved(pooled, x.size(0) * x.size(1), x, "pooled");
+  check_saved(hidden, x.size(0) * w1.size(0), x, "hidden");
+  check_saved(logits, x.size(0) * x.size(1), x, "logits");
+  const Activation act = activation_of(activation), gates = gate_of(gate);
   const Extent extent = extent_of(x);
   check_dense_like(grad, x, extent.layout, "grad");
   return dispatch_accumulator(extent.dtype, [&](auto type) -> std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> {
     using A = typename decltype(type)::type;
     const auto none = identity_batch_norm<A>(extent.channels);
-    auto se = Excite<A>::make(w1, b1, w2, b2, extent.images, extent.channels, Activation(activation), Activation(gate));
+    auto se = Excite<A>::make(w1, b1, w2, b2, extent.images, extent.channels, act, gates);
     se.restore(pooled, hidden, logits);
     Buffer<A> sums(extent.parts() * extent.row());
     backward_sums({extent, Activation::identity, grad.const_data_ptr(), x.const_data_ptr(), none.affine(), sums.data(),

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "batch_norm_act/cuda.h"
+#include "common/checks.h"
 #include "common/cuda/call.h"
 
 namespace effnet_kernels::cuda {
@@ -13,6 +14,9 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& w1, const Tensor& b1,
                                                    const Tensor& w2, const Tensor& b2, int64_t activation,
                                                    int64_t gate) {
+  check_activations(x, "x");
+  check_squeeze_excite(w1, b1, w2, b2, x.size(1), x);
+  const Activation act = activation_of(activation), gates = gate_of(gate);
   Call call(x);
   Tensor out = torch::stable::empty_like(x);
   const StreamPlan plan = call.stream_plan(x, call.aligned({&x, &out}));
@@ -34,8 +38,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor
                             squeezed,
                             plan.chunks,
                             plan.pixels,
-                            Activation(activation),
-                            Activation(gate),
+                            act,
+                            gates,
                             call.parameter(w1, "w1"),
                             call.parameter(b1, "b1"),
                             call.parameter(w2, "w2"),
@@ -68,6 +72,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, 
                                                             const Tensor& b1, const Tensor& w2, const Tensor& b2,
                                                             const Tensor& pooled, const Tensor& hidden,
                                                             const Tensor& logits, int64_t activation, int64_t gate) {
+  check_activations(x, "x");
+  check_squeeze_excite(w1, b1, w2, b2, x.size(1), x);
+  check_saved(pooled, x.size(0) * x.size(1), x, "pooled");
+  check_saved(hidden, x.size(0) * w1.size(0), x, "hidden");
+  check_saved(logits, x.size(0) * x.size(1), x, "logits");
+  const Activation act = activation_of(activation), gates = gate_of(gate);
   Call call(x);
   check_dense_like(grad, x, call.layout, "grad");
   Tensor dx = torch::stable::empty_like(x);
@@ -91,8 +101,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, 
                                     channels,
                                     squeezed,
                                     plan.chunks,
-                                    Activation(activation),
-                                    Activation(gate),
+                                    act,
+                                    gates,
                                     call.parameter(w1, "w1"),
                                     call.parameter(w2, "w2"),
                                     floats(pooled, "pooled"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import effnet_kernels as ek
 from effnet.fusion.parts import PADDINGS, SAME, Excitation
 from effnet_kernels.arguments import DTYPES, Padding, same_padding
-from effnet_kernels.nn import batch_norm_act, batch_norm_arguments
+from effnet_kernels.nn import batch_norm_act, batch_norm_arguments, count_batch
 
 
 class Segment:
@@ -104,7 +104,7 @@ class Core(Segment):
 
     def fused(self, x: Tensor) -> Tensor:
         norm1, excite = self.norm1, self.excite
-        return ek.mbconv_core(
+        out = ek.mbconv_core(
             x,
             self.conv.weight,
             batch_norm_arguments(self.norm2.bn),
@@ -115,6 +115,8 @@ class Core(Segment):
             activation=self.norm2.activation,
             gate="sigmoid" if excite is None else excite.se.gate_name(),
         )
+        count_batch(None if norm1 is None else norm1.bn, self.norm2.bn)
+        return out
 
 
 class MBConv(Segment):
@@ -143,7 +145,7 @@ class MBConv(Segment):
     def fused(self, x: Tensor) -> Tensor:
         core, expand = self.core, self.expand
         norm1, excite = core.norm1, core.excite
-        return ek.mbconv(
+        out = ek.mbconv(
             x,
             core.conv.weight,
             self.project.weight,
@@ -156,6 +158,8 @@ class MBConv(Segment):
             activation=core.norm2.activation,
             gate="sigmoid" if excite is None else excite.se.gate_name(),
         )
+        count_batch(None if norm1 is None else norm1.bn, core.norm2.bn)
+        return out
 
 
 def explicit_padding(conv: nn.Conv2d, x: Tensor) -> Padding:

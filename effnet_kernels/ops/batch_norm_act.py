@@ -12,7 +12,8 @@ from effnet_kernels.arguments import (
     check_activation,
     check_activations_tensor,
     check_batch_norm,
-    check_parameter,
+    check_strided,
+    check_vector,
 )
 from effnet_kernels.backend import backend_for
 from effnet_kernels.ops.registration import operators, register_backward, register_differentiable
@@ -74,10 +75,11 @@ def batch_norm_act(
     bn = BatchNorm(gamma, beta, mean, var, training, momentum, eps)
     check_batch_norm(bn, count, channels, x)
     if keep is not None:
-        check_parameter(keep, "keep", (x.shape[0],), x)
+        check_vector(keep, "keep", x.shape[0], x)
         if keep.requires_grad:
             raise ValueError("keep: expected a constant, got a tensor that requires grad")
     if residual is not None:
+        check_strided(residual, "residual")
         residual = autocast(residual)
         _check_residual(residual, x)
     backend = backend_for(x.device, x.dtype)

@@ -113,12 +113,12 @@ def mbconv_core_unscaled(
         ValueError: an argument has the wrong shape, device or value, or a BatchNorm is in training.
         RuntimeError: autograd would ask for a gradient.
     """
-    for name, bn in (("bn1", bn1), ("bn2", bn2)):
-        if bn is not None and bn.training:
-            raise ValueError(f"{name}: expected running statistics (training=False), got training=True")
     if se is None:
         raise ValueError("se: expected squeeze-and-excite's weights, got None")
     call = prepare(u, w, bn2, bn1, se, stride, padding, activation, gate)
+    for name, bn in (("bn1", bn1), ("bn2", bn2)):
+        if bn is not None and bn.training:
+            raise ValueError(f"{name}: expected running statistics (training=False), got training=True")
     tensors, settings = call.arguments()
     if needs_grad(*tensors):
         raise RuntimeError("mbconv_core_unscaled has no gradient: call mbconv_core, or call it under torch.no_grad()")

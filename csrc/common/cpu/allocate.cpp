@@ -36,7 +36,9 @@ Sizes dense_strides(const Sizes& sizes, Layout layout) {
 Tensor allocate_activations(const Tensor& like, const Sizes& sizes, Layout layout) {
   int64_t bytes =
       dispatch_dtype(dtype_of(like), [](auto dtype) { return int64_t(sizeof(typename decltype(dtype)::type)); });
-  for (const int64_t size : sizes) bytes *= size;
+  for (const int64_t size : sizes) {
+    STD_TORCH_CHECK(!__builtin_mul_overflow(bytes, size, &bytes), "too many elements for an output");
+  }
   if (bytes < BlockCache::kSmallestBlock || from_blob() == nullptr) return empty_activations(like, sizes, layout);
   using torch::stable::detail::from;
   using torch::stable::detail::to;

@@ -16,6 +16,7 @@ class Buffer {
  public:
   explicit Buffer(int64_t size) : size_(size) {
     constexpr int64_t kAlignment = 64;
+    if (size < 0 || size > (INT64_MAX - kAlignment) / int64_t(sizeof(A))) throw std::bad_alloc();
     const int64_t bytes = (size * int64_t(sizeof(A)) + kAlignment) / kAlignment * kAlignment;
     cached_ = bytes >= BlockCache::kSmallestBlock;
     data_ = static_cast<A*>(cached_ ? BlockCache::instance().take(bytes) : std::aligned_alloc(kAlignment, bytes));
