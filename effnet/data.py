@@ -155,7 +155,7 @@ def _load_webdataset(root: Path, test_root: Path | None) -> Split:
     Class names are the lines of ``classes.txt`` in ``root``, or in the first training shard's folder.
     """
     training = root
-    if (root / "train").is_dir():
+    if os.path.isdir(root / "train"):
         training = root / "train"
         test_root = test_root or next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
     paths = find_shards("data_root", training)
@@ -165,7 +165,7 @@ def _load_webdataset(root: Path, test_root: Path | None) -> Split:
     cache = default_data_root() / "webdataset"
     train = index_shards("data_root", paths, cache)
     test = index_shards("test_root", test_paths, cache) if test_paths else None
-    folder = root if root.is_dir() else paths[0].parent
+    folder = root if os.path.isdir(root) else paths[0].parent
     return Split(train, test, class_names("data_root", folder, train, test))
 
 
@@ -231,7 +231,7 @@ def check_roots(name: str, root: Path | None, test_root: Path | None) -> None:
     Raises:
         OptionError: it has not, or has one it knows nothing to do with.
     """
-    if name == "folder" and (root is None or not root.expanduser().is_dir()):
+    if name == "folder" and (root is None or not os.path.isdir(root.expanduser())):
         got = "nothing" if root is None else f"{root}: no such folder"
         raise OptionError("data_root", "a folder with train/ and val/ or test/", got)
     if name == "webdataset" and root is None:

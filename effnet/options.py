@@ -1,5 +1,6 @@
 """What ``effnet train`` can be told, checked before any work."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from effnet.recipe import OPTIMIZERS, SCHEDULES, Defaults, scaled_learning_rate
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 ACCELERATORS = ("auto", "cpu", "gpu", "mps", "tpu")
 LAST = "last"
+LARGEST_RESOLUTION = 16384
+LARGEST_SEED = 2**32 - 1  # Lightning's
 CHECKPOINT_NAME = "last.ckpt"
 
 
@@ -111,6 +114,8 @@ class TrainingOptions:
         _at_least("num_workers", self.num_workers, 0)
         _at_least("seed", self.seed, 0)
         _at_least("resolution", self.resolution, SMALLEST_RESOLUTION)
+        _at_most("resolution", self.resolution, LARGEST_RESOLUTION)
+        _at_most("seed", self.seed, LARGEST_SEED)
         _at_least("limit_batches", self.limit_batches, 1)
         _at_least("weight_decay", self.weight_decay, 0)
         _at_least("warmup_epochs", self.warmup_epochs, 0)
@@ -125,12 +130,13 @@ class TrainingOptions:
             raise OptionError("warmup_epochs", f"fewer than the {self.epochs} epochs", self.warmup_epochs)
         if self.precision == "16-mixed" and (self.accelerator == "cpu" or not torch.accelerator.is_available()):
             raise OptionError("precision", "32-true or bf16-mixed on a CPU", self.precision)
-        if self.devices != "auto" and not (self.devices.isdigit() and int(self.devices) >= 1):
+        if self.devices != "auto" and not (self.devices.isdecimal() and int(self.devices) >= 1):
             raise OptionError("devices", "auto or a number of at least 1", repr(self.devices))
 
     def _check_files(self) -> None:
         check_roots(self.data, self.data_root, self.test_root)
-        if self.checkpoint is not None and not self.checkpoint.is_file():
+        # Not Path.is_file, to which a name that is too long is an error.
+        if self.checkpoint is not None and not os.path.isfile(self.checkpoint):
             raise OptionError("resume", "a checkpoint", f"{self.checkpoint}: no such file")
 
     @property
@@ -189,6 +195,11 @@ def _one_of(option: str, value: str, choices: Iterable[str]) -> None:
     names = tuple(choices)
     if value not in names:
         raise OptionError(option, f"one of {', '.join(names)}", repr(value))
+
+
+def _at_most(option: str, value: int | None, most: int) -> None:
+    if value is not None and value > most:
+        raise OptionError(option, f"at most {most}", value)
 
 
 def _at_least(option: str, value: float | None, least: int) -> None:

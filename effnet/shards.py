@@ -70,14 +70,14 @@ def find_shards(option: str, where: Path) -> list[Path]:
     Raises:
         OptionError: names ``option``; the pattern is none, or a file is missing or named twice.
     """
-    if where.is_dir():
+    if os.path.isdir(where):
         folder = Path(os.path.abspath(where))
         found = sorted(path for path in folder.iterdir() if path.name.lower().endswith(ARCHIVE_ENDINGS))
         if not found:
             raise OptionError(option, "a folder of .tar files", f"{where} without any")
         return found
     named = [Path(os.path.abspath(name)) for name in _expand(option, os.fspath(where))]
-    missing = [path for path in named if not path.is_file()]
+    missing = [path for path in named if not os.path.isfile(path)]
     if missing:
         got = f"{missing[0]}, which is no file" + (f" (nor are {len(missing) - 1} others)" if missing[1:] else "")
         raise OptionError(option, "existing tar files", got)

@@ -28,6 +28,7 @@ from effnet.doctor.machine import choose_devices
 from effnet.doctor.workload import OPERATORS
 from effnet.errors import OptionError
 
+LARGEST_BATCH, LARGEST_IMAGE = 65536, 16384
 DEFAULT_BATCHES = (1, 8)
 QUICK_IMAGE = 64
 QUICK_BATCH, QUICK_ROUNDS = 2, 2
@@ -91,6 +92,8 @@ class BenchOptions:
         _at_least("batch", self.batch, 1)
         _at_least("image_size", () if self.image_size is None else (self.image_size,), 32)
         _at_least("rounds", (self.rounds,), 1)
+        _at_most("batch", self.batch, LARGEST_BATCH)
+        _at_most("image_size", () if self.image_size is None else (self.image_size,), LARGEST_IMAGE)
         devices = choose_devices(self.device)
         object.__setattr__(self, "chosen_device", devices[0])
         if self.report:
@@ -168,6 +171,12 @@ def _at_least(option: str, values: Sequence[int], least: int) -> None:
     for value in values:
         if value < least:
             raise OptionError(option, f"at least {least}", value)
+
+
+def _at_most(option: str, values: Sequence[int], most: int) -> None:
+    for value in values:
+        if value > most:
+            raise OptionError(option, f"at most {most}", value)
 
 
 def _check_model(name: str) -> None:
