@@ -122,7 +122,8 @@ def check_batch_norm(bn: BatchNorm, count: int, channels: int, like: Tensor, suf
         raise TypeError(f"bn{suffix}: expected a BatchNorm, got {type(bn).__name__}")
     if not isinstance(bn.training, bool):
         raise TypeError(f"training{suffix}: expected True or False, got {bn.training!r}")
-    check_number(bn.momentum, f"momentum{suffix}")
+    if not isinstance(bn.momentum, Tensor):
+        check_number(bn.momentum, f"momentum{suffix}")
     check_number(bn.eps, f"eps{suffix}")
     for name, t in (("gamma", bn.gamma), ("beta", bn.beta), ("mean", bn.mean), ("var", bn.var)):
         if t is not None:

@@ -1,5 +1,6 @@
 """A fused MBConv block in inference on CPU: one operator over prepared weights, as ``effnet.prepared`` keeps them."""
 
+import torch
 from torch import Tensor, nn
 
 from effnet.fusion.segments import MBConv, Norm, Segment, autocast_keeps, explicit_padding, normalises
@@ -28,7 +29,11 @@ def run_prepared(block: nn.Module, segments: list[Segment], x: Tensor, *, has_sk
         return None
     gate = "sigmoid" if core.excite is None else core.excite.se.gate_name()
     settings = (core.norm2.activation, gate, has_skip)
-    found = prepared(block, x, lambda: _prepare(mbconv, norm, settings))
+
+    def prepare(dtype: torch.dtype) -> tuple[Settings, PreparedMBConv] | None:
+        return _prepare(mbconv, norm, settings, dtype)
+
+    found = prepared(block, x, prepare)
     if found is None or found[0] != settings:
         return None
     return found[1](x, padding).contiguous(memory_format=memory_format(x))
@@ -39,7 +44,9 @@ def _keeps_size(conv: nn.Conv2d, padding: Padding) -> bool:
     return conv.stride[0] == 1 and top + bottom == left + right == conv.weight.shape[2] - 1
 
 
-def _prepare(mbconv: MBConv, norm3: Norm, settings: Settings) -> tuple[Settings, PreparedMBConv] | None:
+def _prepare(
+    mbconv: MBConv, norm3: Norm, settings: Settings, dtype: torch.dtype
+) -> tuple[Settings, PreparedMBConv] | None:
     core, expand = mbconv.core, mbconv.expand
     norms = [n.bn for n in (core.norm1, core.norm2, norm3) if n is not None]
     in_channels = core.conv.weight.shape[0] if expand is None else expand.weight.shape[1]
@@ -58,5 +65,6 @@ def _prepare(mbconv: MBConv, norm3: Norm, settings: Settings) -> tuple[Settings,
         activation=activation,
         gate=gate,
         residual=has_skip,
+        dtype=dtype,
     )
     return settings, made
