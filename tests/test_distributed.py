@@ -13,36 +13,14 @@ import distributed_checks
 import effnet
 import effnet_kernels.nn as knn
 
-MadeOnce = Callable[[str, Callable[[Path], object]], Path]
-
-
-def outcomes_of(size: int, made_once: MadeOnce) -> dict[str, str]:
-    """What failed, by check, with ``size`` processes."""
-
-    def make(folder: Path) -> None:
-        mp.spawn(distributed_checks.run_checks, (size, str(folder)), nprocs=size)
-
-    return torch.load(made_once(f"processes-{size}", make) / "0.pt")
-
-
-@pytest.fixture(scope="module")
-def two(made_once: MadeOnce) -> dict[str, str]:
-    return outcomes_of(2, made_once)
-
-
-@pytest.fixture(scope="module")
-def four(made_once: MadeOnce) -> dict[str, str]:
-    return outcomes_of(4, made_once)
-
-
-@pytest.mark.parametrize("check", distributed_checks.checks(2))
-def test_two_processes(check: str, two: dict[str, str]) -> None:
-    assert not two[check], two[check]
-
-
-@pytest.mark.parametrize("check", distributed_checks.checks(4))
-def test_four_processes(check: str, four: dict[str, str]) -> None:
-    assert not four[check], four[check]
+@pytest.mark.parametrize("size", [2, 4])
+def test_processes_agree_with_one(size: int, tmp_path: Path) -> None:
+    """All of ``distributed_checks`` in one start of ``size`` processes."""
+    mp.spawn(distributed_checks.run_checks, (size, str(tmp_path)), nprocs=size)
+    outcomes = torch.load(tmp_path / "0.pt")
+    assert outcomes.keys() == distributed_checks.checks(size).keys()
+    failed = [f"{check}: {failure}" for check, failure in outcomes.items() if failure]
+    assert not failed, "\n".join(failed)
 
 
 def test_conversion_is_in_place_and_keeps_everything() -> None:

@@ -110,6 +110,7 @@ def test_test_loss_is_that_of_all_processes_pictures(straight: tuple[Path, str])
     assert float(epochs_of(folder)[-1]["test_loss"]) == pytest.approx(float(loss), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_run_is_the_straight_one(straight: tuple[Path, str], tmp_path: Path) -> None:
     """Killed in the middle of an epoch, resumed, killed in the middle of a checkpoint, and resumed again."""
     run = tmp_path / "run"
