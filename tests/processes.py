@@ -1,8 +1,10 @@
-"""A fresh Python: what is decided at import, or by the environment, shows only there."""
+"""Other processes: a fresh Python, where what is decided at import or by the environment shows; and several at once."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 
@@ -17,3 +19,12 @@ def run_python(code: str, folder: Path, **environment: str) -> subprocess.Comple
         text=True,
         check=False,
     )
+
+
+def forkserver() -> ForkServerContext:
+    """Starts processes from one that has imported, once for all tests, what takes seconds to import."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["effnet.cli.train", "effnet.training", "sklearn.model_selection", "torch.distributed.fsdp"]
+    )
+    return context

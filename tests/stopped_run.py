@@ -6,7 +6,6 @@ step, after each process has written its number to ``<rank>.pid``.
 """
 
 import io
-import multiprocessing as mp
 import os
 import signal
 import socket
@@ -24,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import effnet.training
 from effnet.cli import main
 from effnet.training import Classifier
+from processes import forkserver
 
 EPOCH, BATCH = 1, 1
 """Where it happens, from 0."""
@@ -82,8 +82,7 @@ def started(how: str, arguments: Sequence[str], folder: Path) -> list[BaseProces
     """Two processes of a run in ``folder``, in the environment that ``torchrun`` gives them, and forked from one that
     has imported everything; their output goes to ``<rank>.log``.
     """
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["effnet.cli.train", "effnet.training", "sklearn.model_selection"])
+    context = forkserver()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

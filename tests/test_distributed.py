@@ -12,11 +12,13 @@ from torch import nn
 import distributed_checks
 import effnet
 import effnet_kernels.nn as knn
+from processes import forkserver
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_processes_agree_with_one(size: int, tmp_path: Path) -> None:
     """All of ``distributed_checks`` in one start of ``size`` processes."""
-    mp.spawn(distributed_checks.run_checks, (size, str(tmp_path)), nprocs=size)
+    start_method = forkserver().get_start_method()
+    mp.start_processes(distributed_checks.run_checks, (size, str(tmp_path)), nprocs=size, start_method=start_method)
     outcomes = torch.load(tmp_path / "0.pt")
     assert outcomes.keys() == distributed_checks.checks(size).keys()
     failed = [f"{check}: {failure}" for check, failure in outcomes.items() if failure]
