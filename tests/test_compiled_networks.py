@@ -43,9 +43,7 @@ def step(run: Any, model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("marked", "training"),
-    [(True, False), (True, True), (False, True)],
-    ids=("mark_dynamic-evaluation", "mark_dynamic-training", "dynamic-training"),
+    ("marked", "training"), [(True, False), (False, True)], ids=("mark_dynamic-evaluation", "dynamic-training")
 )
 def test_any_batch_size_is_one_compilation(marked: bool, training: bool) -> None:
     """Bit for bit eager's outputs, gradients and buffers, at every size and at every step."""
