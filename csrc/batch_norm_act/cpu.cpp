@@ -108,7 +108,7 @@ void update_running_stats(Tensor running_mean, Tensor running_var, const Tensor&
     }
   };
   move_toward(running_mean, mean, 1.0);
-  move_toward(running_var, var, double(count) / double(count - 1));
+  move_toward(running_var, var, double(count) / (double(count) - 1.0));
 }
 
 }  // namespace

@@ -86,10 +86,10 @@ inline Activation activation_of(int64_t code) {
 }
 
 inline Activation gate_of(int64_t code) {
-  const auto gate = Activation(code);
-  STD_TORCH_CHECK(gate == Activation::sigmoid || gate == Activation::hardsigmoid, "gate: expected the code ",
-                  int(Activation::sigmoid), " or ", int(Activation::hardsigmoid), ", got ", code);
-  return gate;
+  constexpr auto sigmoid = int64_t(Activation::sigmoid), hardsigmoid = int64_t(Activation::hardsigmoid);
+  STD_TORCH_CHECK(code == sigmoid || code == hardsigmoid, "gate: expected the code ", sigmoid, " or ", hardsigmoid,
+                  ", got ", code);
+  return Activation(code);
 }
 
 // Vectors that update_running_stats_ writes: with two channels in one place the second would start from the first's.

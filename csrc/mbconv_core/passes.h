@@ -68,8 +68,8 @@ inline DepthwiseShape depthwise_shape(const MBConvCore& core) {
   STD_TORCH_CHECK(w.defined() && w.dim() == 4 && w.size(0) == u.size(1) && w.size(1) == 1 && w.size(2) == w.size(3),
                   "w: expected shape (", u.size(1), ", 1, K, K)");
   const int64_t k = w.size(2), stride = core.stride;
-  check_values(w, u.size(1) * k * k, u, "w");
   STD_TORCH_CHECK(k == 3 || k == 5 || k == 7, "w: expected a kernel of 3, 5 or 7, got ", k);
+  check_values(w, u.size(1) * k * k, u, "w");
   STD_TORCH_CHECK(stride == 1 || stride == 2, "stride: expected 1 or 2, got ", stride);
   STD_TORCH_CHECK(core.padding.size() == 4, "padding: expected (top, bottom, left, right)");
   for (const int64_t p : core.padding) STD_TORCH_CHECK(p >= 0 && p < k, "padding: expected 0 to ", k - 1, ", got ", p);
