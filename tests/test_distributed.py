@@ -14,6 +14,7 @@ import effnet
 import effnet_kernels.nn as knn
 from processes import forkserver
 
+
 @pytest.mark.parametrize("size", [2, 4])
 def test_processes_agree_with_one(size: int, tmp_path: Path) -> None:
     """All of ``distributed_checks`` in one start of ``size`` processes."""
