@@ -59,7 +59,7 @@ STABLE_TORCH_LIBRARY(effnet_kernels, m) {
         "Tensor? mean1, Tensor? var1, Tensor w, Tensor gamma2, Tensor beta2, Tensor mean2, Tensor var2, Tensor? w1, "
         "Tensor? b1, Tensor? w2, Tensor? b2, Tensor w_project, Tensor? pooled, Tensor? hidden, Tensor? logits, "
         "Tensor? a3, Tensor? a5, bool training1, bool training2, int stride, SymInt[4] padding, float eps1, "
-        "float eps2, int activation, int gate) "
+        "float eps2, int activation, int gate, bool needs_dx, bool needs_dw_expand, bool needs_dw_project) "
         "-> (Tensor dx, Tensor dw_expand, Tensor dgamma1, Tensor dbeta1, Tensor dw, Tensor dgamma2, Tensor dbeta2, "
         "Tensor dw1, Tensor db1, Tensor dw2, Tensor db2, Tensor dw_project)");
 

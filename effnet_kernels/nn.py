@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from effnet_kernels import ops, reference, synchronised
 from effnet_kernels.activations import ACTIVATIONS, GATES
 from effnet_kernels.arguments import BatchNorm, Padding, SqueezeExcite, symmetric_padding
-from effnet_kernels.tensors import needs_grad
 from effnet_kernels.transforms import is_recomputing
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -320,13 +319,11 @@ def mbconv(
 ) -> Tensor:
     """project(mbconv_core(expand(x))); ``expand`` and ``project`` are 1×1 convolutions without bias. Always fused.
 
-    It is three operators where statistics are those of several processes, and where neither convolution's weight wants
-    a gradient: the one operator always computes both, up to 40 % of the time of a step.
+    It is three operators where statistics are those of several processes.
     """
     w_project = project.weight
     w_expand = None if expand is None else expand.weight
-    synchronises = any(bn is not None and synchronising_group(bn) is not None for bn in (bn1, bn2))
-    if synchronises or not needs_grad(w_project, w_expand):
+    if any(bn is not None and synchronising_group(bn) is not None for bn in (bn1, bn2)):
         u = x if w_expand is None else ops.pointwise_conv(x, w_expand)
         core = mbconv_core(u, conv, bn2, bn1=bn1, se=se, padding=padding, activation=activation, fused=True)
         return ops.pointwise_conv(core, w_project)

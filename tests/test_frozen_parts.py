@@ -1,5 +1,6 @@
 """Frozen BatchNorm and frozen parameters: the gradients that are left are the same, and no others are computed."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import effnet_kernels as ek
+from effnet.blocks import MBConv
 from networks import agree, images, small
 from operators.recording import Recorder
 
@@ -110,13 +112,37 @@ def test_gradients_of_frozen_matrices_are_not_computed() -> None:
     loss = model(x).square().sum()
     with Recorder() as recorder:
         loss.backward()
-    assert "mbconv_backward" not in {name for name, _ in recorder.calls}
+    blocks = [arguments for name, arguments in recorder.calls if name == "mbconv_backward"]
+    assert [arguments[-3:] for arguments in blocks] == [(True, False, False)] * 3
     products = [arguments for name, arguments in recorder.calls if name == "pointwise_conv_backward"]
-    # The head's, two and one in the MBConv blocks, and a Fused-MBConv block's projection.
-    assert len(products) == 1 + 2 + 2 + 1 + 1
-    assert {arguments[-2:] for arguments in products} == {(True, False)}
+    # The head's, and a Fused-MBConv block's projection.
+    assert [arguments[-2:] for arguments in products] == [(True, False)] * 2
     assert x.grad is not None
     twin, leaf = quiet(fused=False), images(dtype=F64).requires_grad_()
     twin(leaf).square().sum().backward()
     assert leaf.grad is not None
     agree(x.grad, leaf.grad)
+
+
+@pytest.mark.parametrize("expands", [True, False], ids=["expand", "no expand"])
+def test_each_gradient_of_a_block_alone(expands: bool) -> None:
+    """Those of x and of the 1×1 weights are the same whether or not the others are computed, which come out empty."""
+    block = next(m for m in quiet().modules() if isinstance(m, MBConv) and (m.expand is not None) == expands)
+    x = torch.randn(
+        2, block.project.conv.in_channels if not expands else block.expand.conv.in_channels, 6, 5, dtype=F64
+    )
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    with Recorder() as recorder:
+        block(x).square().sum().backward()
+    arguments = next(arguments for name, arguments in recorder.calls if name == "mbconv_backward")
+    run = torch.ops.effnet_kernels.mbconv_backward
+    everything = run(*arguments[:-3], True, True, True)
+    for needs in itertools.product((True, False), repeat=3):
+        found = run(*arguments[:-3], *needs)
+        wanted = dict(zip((0, 1, 11), needs, strict=True))
+        for place, (a, b) in enumerate(zip(found, everything, strict=True)):
+            # Without an expansion dx is what the depthwise convolution's pass writes.
+            if wanted.get(place, True) or (place == 0 and not expands):
+                assert torch.equal(a, b), place
+            else:
+                assert a.numel() == 0, place

@@ -34,7 +34,7 @@ struct ProjectBackwardParams {
   const void* weight;  // packed: [out_channels, channels]
   void* g;
   void *gz_sum, *slope_sum, *slope_x_sum;  // A[parts, padded channels]
-  void* dweight;                           // A[groups, out_channels, padded channels]
+  void* dweight;                           // A[groups, out_channels, padded channels], or null
 };
 void project_backward(const ProjectBackwardParams&);
 
@@ -47,8 +47,8 @@ struct ExpandBackwardParams {
   Affine affine1;
   const void *mean_dv, *mean_dv_x;  // A[padded channels]
   const void* weight;               // packed: [channels, in_channels]
-  void* dx;
-  void* dweight;  // A[groups, in_channels, padded channels]
+  void* dx;                         // or null
+  void* dweight;                    // A[groups, in_channels, padded channels], or null
 };
 void expand_backward(const ExpandBackwardParams&);
 

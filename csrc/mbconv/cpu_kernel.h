@@ -94,7 +94,9 @@ void project_backward_rows(const ProjectBackwardParams& p, int64_t begin, int64_
       for_each_part(p, chunk, [&](auto activation, int64_t part, int64_t row_in_chunk) {
         project_backward_part<T, activation()>(p, part, scaled.data() + row_in_chunk * row);
       });
-      accumulate_outer(dout, n, n, scaled.data(), row, c, rows, static_cast<A*>(p.dweight) + group * n * row, row);
+      if (p.dweight) {
+        accumulate_outer(dout, n, n, scaled.data(), row, c, rows, static_cast<A*>(p.dweight) + group * n * row, row);
+      }
     }
   }
 }
@@ -119,7 +121,8 @@ void expand_backward_rows(const ExpandBackwardParams& p, int64_t begin, int64_t 
         const Vec<A> centred = load(dv + at, lanes) - mean_dv - affine.normalized(load(u + at, lanes)) * mean_dv_x;
         store(du.data() + r * row + channel, affine.scale * centred, AllLanes{});
       });
-      store_product(du.data(), row, rows, static_cast<const A*>(p.weight), c, k, dx + first * k);
+      if (dx) store_product(du.data(), row, rows, static_cast<const A*>(p.weight), c, k, dx + first * k);
+      if (!p.dweight) continue;
       const A* const a = widened_rows(x + first * k, rows * k, scratch);
       accumulate_outer(a, k, k, du.data(), row, c, rows, static_cast<A*>(p.dweight) + group * k * row, row);
     }

@@ -63,18 +63,21 @@ MBConvBlockForward forward(const MBConvBlock& block) {
 template <class A>
 BackwardSums<A> project_backward_sums(const MBConvBlock& block, const Geometry& g, const Middle<A>& middle,
                                       const Tensor& grad, const Tensor& y, const Tensor& projected_gradient,
-                                      MBConvBlockBackward& result) {
+                                      bool needs_dw, MBConvBlockBackward& result) {
   const PointwiseWeight<A> w(block.w_project);
   const RowChunks chunks = chunks_of(g.out, w.out_channels);
   const int64_t row = g.out.row(), size = w.out_channels * row;
   const Buffer<A> weight = w.packed();
   Buffer<A> gz(chunks.parts() * row), slope(chunks.parts() * row), slope_x(chunks.parts() * row);
-  Buffer<A> dweight(chunks.groups() * size);
+  Buffer<A> dweight(needs_dw ? chunks.groups() * size : 0);
   project_backward({g.out.dtype, chunks, block.core.activation, g.out.channels, w.out_channels, grad.const_data_ptr(),
                     y.const_data_ptr(), middle.bn2.affine(), middle.scale(), weight.data(),
-                    projected_gradient.mutable_data_ptr(), gz.data(), slope.data(), slope_x.data(), dweight.data()});
-  result.dw_project = parameter_gradient(sum_rows(dweight, 1, chunks.groups(), size).data(), w.out_channels,
-                                         g.out.channels, block.w_project);
+                    projected_gradient.mutable_data_ptr(), gz.data(), slope.data(), slope_x.data(),
+                    needs_dw ? dweight.data() : nullptr});
+  if (needs_dw) {
+    result.dw_project = parameter_gradient(sum_rows(dweight, 1, chunks.groups(), size).data(), w.out_channels,
+                                           g.out.channels, block.w_project);
+  }
   const auto per_image = [&](const Buffer<A>& sums) {
     return sum_rows(sums, g.out.images, chunks.parts_per_image, row);
   };
@@ -84,16 +87,18 @@ BackwardSums<A> project_backward_sums(const MBConvBlock& block, const Geometry& 
 // B3 and the expansion's backward: dx and dW1 from dv1.
 template <class A>
 void expand_backward_from(const MBConvBlock& block, const Geometry& g, const BatchNormValues<A>& bn1,
-                          const PrologueGradient<A>& dbn1, MBConvBlockBackward& result) {
+                          const PrologueGradient<A>& dbn1, const MBConvNeeds& needs, MBConvBlockBackward& result) {
+  if (!needs.dx && !needs.dw_expand) return;
   const PointwiseWeight<A> w(*block.w_expand);
   const int64_t k = w.in_channels, c = w.out_channels, row = padded_channels(c), size = k * row;
   const RowChunks chunks = chunks_of(g.in, k);
   const Buffer<A> weight = w.packed();
-  Buffer<A> dweight(chunks.groups() * size);
-  result.dx = allocate_like(block.x);
+  Buffer<A> dweight(needs.dw_expand ? chunks.groups() * size : 0);
+  if (needs.dx) result.dx = allocate_like(block.x);
   expand_backward({g.in.dtype, chunks, k, c, result.middle.du.const_data_ptr(), block.core.u.const_data_ptr(),
                    block.x.const_data_ptr(), bn1.affine(), dbn1.mean_dv.data(), dbn1.mean_dv_x.data(), weight.data(),
-                   result.dx.mutable_data_ptr(), dweight.data()});
+                   needs.dx ? result.dx.mutable_data_ptr() : nullptr, needs.dw_expand ? dweight.data() : nullptr});
+  if (!needs.dw_expand) return;
   const Buffer<A> transposed = sum_rows(dweight, 1, chunks.groups(), size);
   const int64_t padded = padded_channels(k);
   Buffer<A> dw(c * padded);
@@ -105,7 +110,8 @@ void expand_backward_from(const MBConvBlock& block, const Geometry& g, const Bat
 
 template <class A>
 MBConvBlockBackward backward(const MBConvBlock& block, const Tensor& grad, const Tensor& y,
-                             const std::optional<ExciteSaved>& saved, bool training1, bool training2) {
+                             const std::optional<ExciteSaved>& saved, bool training1, bool training2,
+                             const MBConvNeeds& needs) {
   const MBConvCore& core = block.core;
   const Geometry g = Geometry::of(core);
   const Tensor nothing = empty_vector(core.u, {0});
@@ -113,11 +119,11 @@ MBConvBlockBackward backward(const MBConvBlock& block, const Tensor& grad, const
   const auto bn1 = core.bn1 ? saved_batch_norm<A>(*core.bn1, g.in.channels) : identity_batch_norm<A>(g.in.channels);
   Middle<A> middle = saved_middle<A>(core, g, saved);
   const Tensor projected_gradient = allocate_like(y);
-  const auto sums = project_backward_sums(block, g, middle, grad, y, projected_gradient, result);
+  const auto sums = project_backward_sums(block, g, middle, grad, y, projected_gradient, needs.dw_project, result);
   const auto dbn1 =
       backward_middle(core, g, bn1, middle, sums, projected_gradient, y, saved, training1, training2, result.middle);
   if (core.bn1) {
-    expand_backward_from(block, g, bn1, dbn1, result);
+    expand_backward_from(block, g, bn1, dbn1, needs, result);
   } else {
     result.dx = result.middle.du;
   }
@@ -135,9 +141,10 @@ MBConvBlockForward CpuBlockPasses::forward(const MBConvBlock& block) {
 }
 
 MBConvBlockBackward CpuBlockPasses::backward(const MBConvBlock& block, const Tensor& grad, const Tensor& y,
-                                             const std::optional<ExciteSaved>& saved, bool training1, bool training2) {
+                                             const std::optional<ExciteSaved>& saved, bool training1, bool training2,
+                                             const MBConvNeeds& needs) {
   return dispatch_accumulator(dtype_of(block.x), [&](auto a) {
-    return cpu::backward<typename decltype(a)::type>(block, grad, y, saved, training1, training2);
+    return cpu::backward<typename decltype(a)::type>(block, grad, y, saved, training1, training2, needs);
   });
 }
 

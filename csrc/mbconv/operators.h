@@ -12,7 +12,8 @@ namespace effnet_kernels {
 struct CpuBlockPasses {
   static MBConvBlockForward forward(const MBConvBlock&);
   static MBConvBlockBackward backward(const MBConvBlock& block, const Tensor& grad, const Tensor& y,
-                                      const std::optional<ExciteSaved>& saved, bool training1, bool training2);
+                                      const std::optional<ExciteSaved>& saved, bool training1, bool training2,
+                                      const MBConvNeeds& needs);
 };
 
 struct MBConvBlockOperator {
@@ -40,7 +41,8 @@ struct MBConvBlockOperator {
            const OptionalTensor& b2, const Tensor& w_project, const OptionalTensor& pooled,
            const OptionalTensor& hidden, const OptionalTensor& logits, const OptionalTensor& a3,
            const OptionalTensor& a5, bool training1, bool training2, int64_t stride,
-           const std::vector<int64_t>& padding, double eps1, double eps2, int64_t activation, int64_t gate) {
+           const std::vector<int64_t>& padding, double eps1, double eps2, int64_t activation, int64_t gate,
+           bool needs_dx, bool needs_dw_expand, bool needs_dw_project) {
     const MBConvBlock block =
         checked({x, w_expand,
                  mbconv_core_of(w_expand ? u : x, w, gamma1, beta1, mean1, var1, gamma2, beta2, mean2, var2, w1, b1, w2,
@@ -58,7 +60,8 @@ struct MBConvBlockOperator {
                         grad.size(2) == shape.out_height && grad.size(3) == shape.out_width,
                     "grad: expected the output's shape");
     const std::optional<ExciteSaved> saved = excite_saved_of(block.core, pooled, hidden, logits, a3, a5);
-    const MBConvBlockBackward r = CpuBlockPasses::backward(block, grad, y, saved, training1, training2);
+    const MBConvBlockBackward r = CpuBlockPasses::backward(block, grad, y, saved, training1, training2,
+                                                           {needs_dx, needs_dw_expand, needs_dw_project});
     const MBConvBackward& m = r.middle;
     return {r.dx,     r.dw_expand, m.dgamma1, m.dbeta1, m.dw,  m.dgamma2,
             m.dbeta2, m.dw1,       m.db1,     m.dw2,    m.db2, r.dw_project};

@@ -18,6 +18,13 @@ struct MBConvBlockForward {
   MBConvForward middle;
 };
 
+// Which gradients of the 1×1 convolutions are wanted; each is a product of its own. Without an expansion dx always comes
+// with the depthwise convolution's gradient.
+struct MBConvNeeds {
+  bool dx, dw_expand, dw_project;
+};
+
+// What is not wanted is empty.
 struct MBConvBlockBackward {
   Tensor dx, dw_expand, dw_project;
   MBConvBackward middle;

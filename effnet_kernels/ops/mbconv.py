@@ -38,7 +38,8 @@ def mbconv(
     Where autograd asks for a gradient and ``x`` is channels_last on CPU it is one operator, in which u's statistics are
     taken as u is written, mbconv_core's output exists only in cache, forward and backward, and so does the gradient of
     u. Saved: x, u, y and (N, C)-sized vectors. Memory traffic (Ein, Eout: elements of u and of y): 2 Ein + 3 Eout
-    forward, 4 Ein + 4 Eout backward, the convolutions included and x and out aside. Elsewhere it is
+    forward, 4 Ein + 4 Eout backward, the convolutions included and x and out aside. Of the gradients of x, ``w_expand``
+    and ``w_project``, each a product of its own, only those that autograd asks for are computed. Elsewhere it is
     :func:`mbconv_core` between two convolutions.
 
     Args:
@@ -129,15 +130,18 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _backward(namespace: Any, ctx: Any, grad: Tensor, *_unused: None) -> tuple[Tensor | None, ...]:
     x, *saved = ctx.saved_tensors
+    needs_dx, needs_dw_expand, needs_dw_project = (ctx.needs_input_grad[place] for place in (0, 1, 15))
     gradients = namespace.mbconv_backward(
-        channels_last_like(grad, x), x, *saved, ctx.training1, ctx.training2, *ctx.settings
+        *(channels_last_like(grad, x), x, *saved, ctx.training1, ctx.training2, *ctx.settings),
+        *(needs_dx, needs_dw_expand, needs_dw_project),
     )
     dx, dw_expand, dgamma1, dbeta1, dw, dgamma2, dbeta2, *dse, dw_project = gradients
     expands, excites = saved[2] is not None, saved[12] is not None
-    first = (dw_expand, dgamma1, dbeta1) if expands else (None, None, None)
+    first = (dw_expand if needs_dw_expand else None, dgamma1, dbeta1) if expands else (None, None, None)
     se = dse if excites else (None, None, None, None)
     no_settings = (None,) * 6
-    return (dx, *first, None, None, dw, dgamma2, dbeta2, None, None, *se, dw_project, *no_settings)
+    last = dw_project if needs_dw_project else None
+    return (dx if needs_dx else None, *first, None, None, dw, dgamma2, dbeta2, None, None, *se, last, *no_settings)
 
 
 def _fake_backward(
@@ -160,9 +164,12 @@ def _fake_backward(
     w2: Tensor | None,
     b2: Tensor | None,
     w_project: Tensor,
-    *_rest: Any,
+    *rest: Any,
 ) -> tuple[Tensor, ...]:
-    tensors = (x, w_expand, gamma1, beta1, w, gamma2, beta2, w1, b1, w2, b2, w_project)
+    needs_dx, needs_dw_expand, needs_dw_project = rest[-3:]
+    dx = x if needs_dx or w_expand is None else None
+    dw_expand, dw_project = w_expand if needs_dw_expand else None, w_project if needs_dw_project else None
+    tensors = (dx, dw_expand, gamma1, beta1, w, gamma2, beta2, w1, b1, w2, b2, dw_project)
     nothing = x.new_empty(0, dtype=statistics_dtype(x))
     return tuple(torch.empty_like(nothing if t is None else t) for t in tensors)
 
