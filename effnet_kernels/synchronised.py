@@ -29,6 +29,7 @@ from effnet_kernels.ops.running_stats import affine
 from effnet_kernels.tensors import autocast, dense, dense_like, statistics_dtype
 
 _IDENTITY = CODES["identity"]
+_SIGMOID = CODES["sigmoid"]  # for a gate that is not there
 
 
 def synchronised(x: Tensor, bn: BatchNorm, group: Any, *, fused: bool) -> tuple[Tensor, BatchNorm]:
@@ -253,7 +254,7 @@ class _NormalisedDepthwise(torch.autograd.Function):
             eps,
             1.0,
             activation,
-            _IDENTITY,
+            _SIGMOID,
         )
         ctx.mark_non_differentiable(mean2, var2)
         return y, mean2, var2
