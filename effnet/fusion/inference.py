@@ -1,5 +1,7 @@
 """A fused MBConv block in inference on CPU: one operator over prepared weights, as ``effnet.prepared`` keeps them."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -29,11 +31,7 @@ def run_prepared(block: nn.Module, segments: list[Segment], x: Tensor, *, has_sk
         return None
     gate = "sigmoid" if core.excite is None else core.excite.se.gate_name()
     settings = (core.norm2.activation, gate, has_skip)
-
-    def prepare(dtype: torch.dtype) -> tuple[Settings, PreparedMBConv] | None:
-        return _prepare(mbconv, norm, settings, dtype)
-
-    found = prepared(block, x, prepare)
+    found = prepared(block, x, partial(_prepare, mbconv, norm, settings))
     if found is None or found[0] != settings:
         return None
     return found[1](x, padding).contiguous(memory_format=memory_format(x))

@@ -181,6 +181,8 @@ def test_pytest_benchmarks_replays_the_rounds(tmp_path: Path) -> None:
     pytest.importorskip("pytest_benchmark", reason="pytest-benchmark is not installed: pip install '.[bench]'")
     csv, json_file = tmp_path / "rows.csv", tmp_path / "stats.json"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    # It writes no JSON in a process of pytest-xdist, which this one would be taken for.
+    environment.pop("PYTEST_XDIST_WORKER", None)
     run = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(ROOT / "benchmarks"), "--quick"),
