@@ -17,7 +17,8 @@ Tensor conv_inference(const Tensor& x, const Tensor& weight, const Tensor& bias,
   cpu::check_channels(out_channels, 1, "out_channels");
   STD_TORCH_CHECK(kernel_size >= 1 && kernel_size <= kLargestKernel, "kernel_size: expected 1 to ", kLargestKernel,
                   ", got ", kernel_size);
-  STD_TORCH_CHECK(stride >= 1, "stride: expected at least 1, got ", stride);
+  STD_TORCH_CHECK(stride >= 1 && stride <= cpu::kMostChannels, "stride: expected 1 to ", cpu::kMostChannels, ", got ",
+                  stride);
   STD_TORCH_CHECK(padding.size() == 4, "padding: expected 4 values");
   const int64_t out_height = cpu::prepared_output_size(x.size(2), kernel_size, stride, padding[0], padding[1]);
   const int64_t out_width = cpu::prepared_output_size(x.size(3), kernel_size, stride, padding[2], padding[3]);

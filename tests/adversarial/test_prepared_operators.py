@@ -87,6 +87,7 @@ def test_what_a_block_refuses(place: int, value: Any, named: str) -> None:
         (4, 2**62, "out_channels"),
         (5, 2**40, "kernel_size"),
         (6, -1, "stride"),
+        (6, 2**62, "stride"),
         (7, (1, 1, 1, 3), "padding"),
         (8, -1, "activation"),
         (9, True, "weight"),
