@@ -23,6 +23,7 @@ from effnet_kernels.backend import backend_for
 from effnet_kernels.ops.prepared import DTYPES
 
 Weights = TypeVar("Weights")
+Self = TypeVar("Self", bound=nn.Module)
 
 _GLOBAL_HOOKS = (nn_module._global_forward_hooks, nn_module._global_forward_pre_hooks)
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
@@ -97,6 +98,18 @@ def forget(layer: nn.Module) -> None:
     """Drop what was prepared for ``layer`` and for the modules directly in it."""
     for module in (layer, *layer.children()):
         _entries.pop(module, None)
+
+
+class ForgetsPrepared(nn.Module):
+    """A module whose prepared weights end with ``train()``, ``eval()`` and every move."""
+
+    def train(self: Self, mode: bool = True) -> Self:
+        forget(self)
+        return super().train(mode)
+
+    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        forget(self)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
 
 def prepared(layer: nn.Module, x: Tensor, prepare: Callable[[torch.dtype], Weights | None]) -> Weights | None:

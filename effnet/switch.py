@@ -7,16 +7,11 @@ Other libraries' models that were given to ``effnet.fuse`` follow the process de
 they run fused, which is what they were given for.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
-
-from torch import Tensor, nn
 
 import effnet
-from effnet.prepared import forget
-
-Self = TypeVar("Self", bound="Switchable")
+from effnet.prepared import ForgetsPrepared
 
 
 def check_fused(value: object, *, optional: bool) -> None:
@@ -50,7 +45,7 @@ def fuses_others() -> bool:
     return effnet.fused or not effnet._fused_is_set
 
 
-class Switchable(nn.Module):
+class Switchable(ForgetsPrepared):
     """A module whose forward pass runs fused or unfused."""
 
     _fused: bool | None = None
@@ -66,14 +61,6 @@ class Switchable(nn.Module):
         for module in self.modules():
             if isinstance(module, Switchable):
                 module._fused = value
-
-    def train(self: Self, mode: bool = True) -> Self:
-        forget(self)
-        return super().train(mode)
-
-    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        forget(self)
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     @property
     def runs_fused(self) -> bool:

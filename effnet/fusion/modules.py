@@ -6,7 +6,7 @@ every call, and what it does not know there it calls.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,8 @@ from effnet.fusion.chain import CONTAINERS, Step, cut, run
 from effnet.fusion.inference import run_prepared
 from effnet.fusion.parts import DROPS, EXCITATIONS, NORMS, global_hooks, why_called
 from effnet.fusion.segments import Norm, Segment, is_plain
-from effnet.prepared import forget
+from effnet.prepared import ForgetsPrepared
 from effnet.switch import fuses_others
-
-Self = TypeVar("Self", bound=nn.Module)
 
 
 class Fused(nn.Module):
@@ -108,7 +106,7 @@ class Branch(NamedTuple):
         return self.drop(y.new_ones((y.shape[0], 1, 1, 1))).flatten()
 
 
-class FusedBlock(Fused):
+class FusedBlock(ForgetsPrepared, Fused):
     """A residual block, whose last BatchNorm takes over drop-connect and the addition of the input."""
 
     def fused_branch(self: Any) -> Branch:
@@ -119,14 +117,6 @@ class FusedBlock(Fused):
 
     def forward(self, x: Any) -> Any:
         return self.fused_branch().run(self, x) if runs_fused(x) else super().forward(x)
-
-    def train(self: Self, mode: bool = True) -> Self:
-        forget(self)
-        return super().train(mode)
-
-    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        forget(self)
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
 
 FUSED_CLASSES: dict[type[nn.Module], type[Fused]] = {}

@@ -5,6 +5,7 @@ compute what the modules' own calls compute (another dtype, autocast), the modul
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,20 +104,25 @@ class Core(Segment):
         return self.excite is None or _excites(self.excite.se, x)
 
     def fused(self, x: Tensor) -> Tensor:
-        norm1, excite = self.norm1, self.excite
-        out = ek.mbconv_core(
-            x,
-            self.conv.weight,
-            batch_norm_arguments(self.norm2.bn),
-            bn1=None if norm1 is None else batch_norm_arguments(norm1.bn),
-            se=None if excite is None else excite.se.weights(),
-            stride=self.conv.stride[0],
-            padding=explicit_padding(self.conv, x),
-            activation=self.norm2.activation,
-            gate="sigmoid" if excite is None else excite.se.gate_name(),
-        )
-        count_batch(None if norm1 is None else norm1.bn, self.norm2.bn)
+        out = ek.mbconv_core(x, self.conv.weight, **self.arguments(x))
+        count_batch(*self.norms())
         return out
+
+    def norms(self) -> list[nn.BatchNorm2d]:
+        return [norm.bn for norm in (self.norm1, self.norm2) if norm is not None]
+
+    def arguments(self, x: Tensor) -> dict[str, Any]:
+        """What ``mbconv_core`` and ``mbconv`` take beside their input and weights; ``x`` has the input's size."""
+        norm1, excite = self.norm1, self.excite
+        return {
+            "bn2": batch_norm_arguments(self.norm2.bn),
+            "bn1": None if norm1 is None else batch_norm_arguments(norm1.bn),
+            "se": None if excite is None else excite.se.weights(),
+            "stride": self.conv.stride[0],
+            "padding": explicit_padding(self.conv, x),
+            "activation": self.norm2.activation,
+            "gate": "sigmoid" if excite is None else excite.se.gate_name(),
+        }
 
 
 class MBConv(Segment):
@@ -137,28 +143,14 @@ class MBConv(Segment):
             return False
         if expand is not None and not _converts(expand, x):
             return False
-        norms = [core.norm2.bn] if core.norm1 is None else [core.norm1.bn, core.norm2.bn]
-        if not all(normalises(bn, x) for bn in norms):
+        if not all(normalises(bn, x) for bn in core.norms()):
             return False
         return core.excite is None or _excites(core.excite.se, x)
 
     def fused(self, x: Tensor) -> Tensor:
-        core, expand = self.core, self.expand
-        norm1, excite = core.norm1, core.excite
-        out = ek.mbconv(
-            x,
-            core.conv.weight,
-            self.project.weight,
-            batch_norm_arguments(core.norm2.bn),
-            w_expand=None if expand is None else expand.weight,
-            bn1=None if norm1 is None else batch_norm_arguments(norm1.bn),
-            se=None if excite is None else excite.se.weights(),
-            stride=core.conv.stride[0],
-            padding=explicit_padding(core.conv, x),
-            activation=core.norm2.activation,
-            gate="sigmoid" if excite is None else excite.se.gate_name(),
-        )
-        count_batch(None if norm1 is None else norm1.bn, core.norm2.bn)
+        core, w_expand = self.core, None if self.expand is None else self.expand.weight
+        out = ek.mbconv(x, core.conv.weight, self.project.weight, w_expand=w_expand, **core.arguments(x))
+        count_batch(*core.norms())
         return out
 
 
