@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from multiprocessing import forkserver as server
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -22,9 +23,19 @@ def run_python(code: str, folder: Path, **environment: str) -> subprocess.Comple
 
 
 def forkserver() -> ForkServerContext:
-    """Starts processes from one that has imported, once for all tests, what takes seconds to import."""
+    """Starts processes from one that has imported, once for all tests, what takes seconds to import.
+
+    That one begins in the root folder: it looks for modules where it begins, and a checkout has this package's sources
+    without what was compiled from them.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["effnet.cli.train", "effnet.training", "sklearn.model_selection", "torch.distributed.fsdp"]
     )
+    folder = Path.cwd()
+    os.chdir("/")
+    try:
+        server.ensure_running()
+    finally:
+        os.chdir(folder)
     return context

@@ -128,7 +128,8 @@ def test_killed_and_resumed_run_is_the_straight_one(straight: tuple[Path, str], 
 
     assert stopped("never", [*RUN, "--resume", "last"], tmp_path) == [0, 0]
     assert not half.exists()
-    expected_folder, _ = straight
+    expected_folder, output = straight
+    assert "(cpu backend)" in output and "(cpu backend)" in (tmp_path / "0.log").read_text()
     weights, expected = (load_file(folder / "run" / "model.safetensors") for folder in (tmp_path, expected_folder))
     assert weights.keys() == expected.keys()
     assert [name for name in expected if not torch.equal(weights[name], expected[name])] == []

@@ -1,7 +1,5 @@
 """``efficientnet_pytorch``: EfficientNet with TensorFlow's padding."""
 
-from typing import Any
-
 from efficientnet_pytorch.model import MBConvBlock
 from efficientnet_pytorch.utils import (
     Conv2dDynamicSamePadding,
@@ -13,21 +11,17 @@ from efficientnet_pytorch.utils import (
 from effnet.fusion.mbconv_block import (
     FORWARD_OF_ARGUMENTS,
     FusedMBConvBlock,
-    branch,
     register_convolutions,
     register_swish,
-    structure_of_arguments,
 )
-from effnet.fusion.modules import Branch, register
+from effnet.fusion.modules import register
 
 
 class FusedBlockOfEfficientNet(FusedMBConvBlock, MBConvBlock):
     """MBConv."""
 
     unfused_class = MBConvBlock
-
-    def fused_branch(self: Any, drop_connect_rate: float | None = None) -> Branch:
-        return branch(self, structure_of_arguments(self), drop_connect, drop_connect_rate)
+    library_drop_connect = staticmethod(drop_connect)
 
 
 register_swish(MemoryEfficientSwish)

@@ -46,8 +46,15 @@ def _excite(block: Any, x: Tensor) -> Tensor:
 class FusedMBConvBlock(FusedBlock):
     """What the copies share: how much is dropped is an argument of the call."""
 
+    library_drop_connect: DropConnect
+    """The copy's own function, which a class keeps as a static method."""
+
     def fused_branch(self: Any, drop_connect_rate: float | None = None) -> Branch:
-        raise NotImplementedError
+        return branch(self, self.structure(), self.library_drop_connect, drop_connect_rate)
+
+    def structure(self) -> tuple[bool, bool, bool]:
+        """Whether the block expands, excites and adds its input; here, by its arguments."""
+        return structure_of_arguments(self)
 
     def forward(self, inputs: Any, drop_connect_rate: float | None = None) -> Any:
         if not runs_fused(inputs):

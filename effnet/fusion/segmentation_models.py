@@ -9,18 +9,18 @@ from segmentation_models_pytorch.encoders._efficientnet import (
     drop_connect,
 )
 
-from effnet.fusion.mbconv_block import EXPANSION, LAYERS, FusedMBConvBlock, branch, register_convolutions
-from effnet.fusion.modules import Branch, register
+from effnet.fusion.mbconv_block import EXPANSION, LAYERS, FusedMBConvBlock, register_convolutions
+from effnet.fusion.modules import register
 
 
 class FusedBlockOfEncoder(FusedMBConvBlock, MBConvBlock):
     """MBConv."""
 
     unfused_class = MBConvBlock
+    library_drop_connect = staticmethod(drop_connect)
 
-    def fused_branch(self: Any, drop_connect_rate: float | None = None) -> Branch:
-        structure = (self._has_expansion, self._has_se, self._has_drop_connect)
-        return branch(self, structure, drop_connect, drop_connect_rate)
+    def structure(self: Any) -> tuple[bool, bool, bool]:
+        return self._has_expansion, self._has_se, self._has_drop_connect
 
 
 register_convolutions(Conv2dStaticSamePadding, Conv2dDynamicSamePadding)
