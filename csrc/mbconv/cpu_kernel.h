@@ -46,7 +46,7 @@ template <class T>
 void project_forward_rows(const ProjectForwardParams& p, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
   const int64_t c = p.channels, n = p.out_channels, row = padded_channels(c);
-  Buffer<A> scaled(p.chunks.most_rows() * row);
+  Buffer<A> scaled = Buffer<A>::unfilled(p.chunks.most_rows() * row);
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     for_each_part(p, chunk, [&](auto activation, int64_t part, int64_t first) {
       scaled_part<T, activation()>(p, part, scaled.data() + first * row);
@@ -84,10 +84,10 @@ void project_backward_rows(const ProjectBackwardParams& p, int64_t begin, int64_
   const int64_t c = p.channels, n = p.out_channels, row = padded_channels(c);
   const T* const grad = static_cast<const T*>(p.grad);
   T* const g = static_cast<T*>(p.g);
-  Buffer<A> scaled(p.chunks.most_rows() * row);
+  Buffer<A> scaled = Buffer<A>::unfilled(p.chunks.most_rows() * row);
   Buffer<A> scratch = widening_scratch<T>(p.chunks.most_rows() * n);
   for (int64_t group = begin; group < end; ++group) {
-    for (int64_t chunk = group * p.chunks.chunks_per_group; chunk < p.chunks.last_chunk(group); ++chunk) {
+    for (int64_t chunk = p.chunks.first_chunk(group); chunk < p.chunks.last_chunk(group); ++chunk) {
       const int64_t first = p.chunks.chunk_row(chunk), rows = p.chunks.chunk_rows(chunk);
       const A* const dout = widened_rows(grad + first * n, rows * n, scratch);
       store_product(dout, n, rows, static_cast<const A*>(p.weight), n, c, g + first * c);
@@ -95,7 +95,8 @@ void project_backward_rows(const ProjectBackwardParams& p, int64_t begin, int64_
         project_backward_part<T, activation()>(p, part, scaled.data() + row_in_chunk * row);
       });
       if (p.dweight) {
-        accumulate_outer(dout, n, n, scaled.data(), row, c, rows, static_cast<A*>(p.dweight) + group * n * row, row);
+        accumulate_outer(dout, n, n, scaled.data(), row, c, rows, static_cast<A*>(p.dweight) + group * n * row, row,
+                         chunk > p.chunks.first_chunk(group));
       }
     }
   }
@@ -107,10 +108,10 @@ void expand_backward_rows(const ExpandBackwardParams& p, int64_t begin, int64_t 
   const int64_t k = p.in_channels, c = p.channels, row = padded_channels(c);
   const T* const x = static_cast<const T*>(p.x);
   T* const dx = static_cast<T*>(p.dx);
-  Buffer<A> du(p.chunks.most_rows() * row);
+  Buffer<A> du = Buffer<A>::unfilled(p.chunks.most_rows() * row);
   Buffer<A> scratch = widening_scratch<T>(p.chunks.most_rows() * k);
   for (int64_t group = begin; group < end; ++group) {
-    for (int64_t chunk = group * p.chunks.chunks_per_group; chunk < p.chunks.last_chunk(group); ++chunk) {
+    for (int64_t chunk = p.chunks.first_chunk(group); chunk < p.chunks.last_chunk(group); ++chunk) {
       const int64_t first = p.chunks.chunk_row(chunk), rows = p.chunks.chunk_rows(chunk);
       const T *const dv = static_cast<const T*>(p.dv) + first * c, *const u = static_cast<const T*>(p.u) + first * c;
       for_each_vector_of_rows<A>(rows, c, [&](int64_t r, int64_t channel, auto lanes) {
@@ -124,7 +125,8 @@ void expand_backward_rows(const ExpandBackwardParams& p, int64_t begin, int64_t 
       if (dx) store_product(du.data(), row, rows, static_cast<const A*>(p.weight), c, k, dx + first * k);
       if (!p.dweight) continue;
       const A* const a = widened_rows(x + first * k, rows * k, scratch);
-      accumulate_outer(a, k, k, du.data(), row, c, rows, static_cast<A*>(p.dweight) + group * k * row, row);
+      accumulate_outer(a, k, k, du.data(), row, c, rows, static_cast<A*>(p.dweight) + group * k * row, row,
+                       chunk > p.chunks.first_chunk(group));
     }
   }
 }

@@ -69,14 +69,14 @@ BackwardSums<A> project_backward_sums(const MBConvBlock& block, const Geometry& 
   const int64_t row = g.out.row(), size = w.out_channels * row;
   const Buffer<A> weight = w.packed();
   Buffer<A> gz(chunks.parts() * row), slope(chunks.parts() * row), slope_x(chunks.parts() * row);
-  Buffer<A> dweight(needs_dw ? chunks.groups() * size : 0);
+  Buffer<A> dweight = weight_gradient_sums<A>(chunks, needs_dw, size);
   project_backward({g.out.dtype, chunks, block.core.activation, g.out.channels, w.out_channels, grad.const_data_ptr(),
                     y.const_data_ptr(), middle.bn2.affine(), middle.scale(), weight.data(),
                     projected_gradient.mutable_data_ptr(), gz.data(), slope.data(), slope_x.data(),
                     needs_dw ? dweight.data() : nullptr});
   if (needs_dw) {
-    result.dw_project = parameter_gradient(sum_rows(dweight, 1, chunks.groups(), size).data(), w.out_channels,
-                                           g.out.channels, block.w_project);
+    result.dw_project =
+        parameter_gradient(sum_in_place(dweight, size), w.out_channels, g.out.channels, block.w_project);
   }
   const auto per_image = [&](const Buffer<A>& sums) {
     return sum_rows(sums, g.out.images, chunks.parts_per_image, row);
@@ -93,19 +93,14 @@ void expand_backward_from(const MBConvBlock& block, const Geometry& g, const Bat
   const int64_t k = w.in_channels, c = w.out_channels, row = padded_channels(c), size = k * row;
   const RowChunks chunks = chunks_of(g.in, k);
   const Buffer<A> weight = w.packed();
-  Buffer<A> dweight(needs.dw_expand ? chunks.groups() * size : 0);
+  Buffer<A> dweight = weight_gradient_sums<A>(chunks, needs.dw_expand, size);
   if (needs.dx) result.dx = allocate_like(block.x);
   expand_backward({g.in.dtype, chunks, k, c, result.middle.du.const_data_ptr(), block.core.u.const_data_ptr(),
                    block.x.const_data_ptr(), bn1.affine(), dbn1.mean_dv.data(), dbn1.mean_dv_x.data(), weight.data(),
                    needs.dx ? result.dx.mutable_data_ptr() : nullptr, needs.dw_expand ? dweight.data() : nullptr});
-  if (!needs.dw_expand) return;
-  const Buffer<A> transposed = sum_rows(dweight, 1, chunks.groups(), size);
-  const int64_t padded = padded_channels(k);
-  Buffer<A> dw(c * padded);
-  for (int64_t channel = 0; channel < c; ++channel) {
-    for (int64_t i = 0; i < k; ++i) dw[channel * padded + i] = transposed[i * row + channel];
+  if (needs.dw_expand) {
+    result.dw_expand = transposed_parameter_gradient(sum_in_place(dweight, size), c, k, *block.w_expand);
   }
-  result.dw_expand = parameter_gradient(dw.data(), c, k, *block.w_expand);
 }
 
 template <class A>

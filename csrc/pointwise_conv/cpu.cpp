@@ -46,11 +46,11 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& x, const T
     const RowChunks chunks = chunks_of(x, k, n);
     const Buffer<A> weight = needs_dx ? PointwiseWeight<A>(w).packed() : Buffer<A>(0);
     const int64_t size = n * padded_channels(k);
-    Buffer<A> dweight(needs_dw ? chunks.groups() * size : 0);
+    Buffer<A> dweight = weight_gradient_sums<A>(chunks, needs_dw, size);
     pointwise_backward({dtype_of(x), chunks, k, n, grad.const_data_ptr(), x.const_data_ptr(),
                         needs_dx ? weight.data() : nullptr, needs_dx ? dx.mutable_data_ptr() : nullptr,
                         needs_dw ? dweight.data() : nullptr});
-    if (needs_dw) dw = parameter_gradient(sum_rows(dweight, 1, chunks.groups(), size).data(), n, k, w);
+    if (needs_dw) dw = parameter_gradient(sum_in_place(dweight, size), n, k, w);
   });
   return {dx, dw};
 }

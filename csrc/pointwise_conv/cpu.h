@@ -44,6 +44,7 @@ struct RowChunks {
   int64_t chunk_row(int64_t chunk) const { return first_part(chunk) < parts() ? first_row(first_part(chunk)) : rows(); }
   int64_t chunk_rows(int64_t chunk) const { return chunk_row(chunk + 1) - chunk_row(chunk); }
   int64_t most_rows() const { return parts_per_chunk * part_rows; }
+  int64_t first_chunk(int64_t group) const { return group * chunks_per_group; }
   int64_t last_chunk(int64_t group) const { return std::min((group + 1) * chunks_per_group, chunks()); }
 };
 

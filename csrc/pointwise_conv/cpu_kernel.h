@@ -35,13 +35,14 @@ void pointwise_backward_rows(const PointwiseBackwardParams& p, int64_t begin, in
   Buffer<A> grad_scratch = widening_scratch<T>(p.chunks.most_rows() * n);
   Buffer<A> x_scratch = widening_scratch<T>(p.chunks.most_rows() * k);
   for (int64_t group = begin; group < end; ++group) {
-    for (int64_t chunk = group * p.chunks.chunks_per_group; chunk < p.chunks.last_chunk(group); ++chunk) {
+    for (int64_t chunk = p.chunks.first_chunk(group); chunk < p.chunks.last_chunk(group); ++chunk) {
       const int64_t first = p.chunks.chunk_row(chunk), rows = p.chunks.chunk_rows(chunk);
       const A* const g = widened_rows(grad + first * n, rows * n, grad_scratch);
       if (p.weight) store_product(g, n, rows, static_cast<const A*>(p.weight), n, k, dx + first * k);
       if (p.dweight) {
         const A* const a = widened_rows(x + first * k, rows * k, x_scratch);
-        accumulate_outer(g, n, n, a, k, k, rows, static_cast<A*>(p.dweight) + group * n * padded, padded);
+        accumulate_outer(g, n, n, a, k, k, rows, static_cast<A*>(p.dweight) + group * n * padded, padded,
+                         chunk > p.chunks.first_chunk(group));
       }
     }
   }

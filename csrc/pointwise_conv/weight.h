@@ -3,6 +3,7 @@
 
 #include "common/cpu/channels.h"
 #include "common/cpu/packed_matrix.h"
+#include "pointwise_conv/cpu.h"
 
 namespace effnet_kernels::cpu {
 
@@ -18,15 +19,9 @@ class PointwiseWeight {
   }
 
   // For x · Wᵀ.
-  Buffer<A> packed_transposed() const {
-    return pack_matrix<A>(in_channels, out_channels,
-                          [v = values(), row = row()](int64_t k, int64_t n) { return v[n * row + k]; });
-  }
+  Buffer<A> packed_transposed() const { return pack_transpose(values(), row(), in_channels, out_channels); }
   // For grad · W.
-  Buffer<A> packed() const {
-    return pack_matrix<A>(out_channels, in_channels,
-                          [v = values(), row = row()](int64_t n, int64_t k) { return v[n * row + k]; });
-  }
+  Buffer<A> packed() const { return pack_matrix(values(), row(), out_channels, in_channels); }
 
   const int64_t out_channels, in_channels;
 
@@ -37,5 +32,12 @@ class PointwiseWeight {
   Tensor tensor_;
   Buffer<A> copy_;
 };
+
+// For a weight gradient of `size` elements per group, which the passes write; where there is no group, the sum of none.
+template <class A>
+Buffer<A> weight_gradient_sums(const RowChunks& chunks, bool wanted, int64_t size) {
+  if (!wanted) return Buffer<A>(0);
+  return chunks.groups() == 0 ? Buffer<A>(size) : Buffer<A>::unfilled(chunks.groups() * size);
+}
 
 }  // namespace effnet_kernels::cpu

@@ -11,10 +11,14 @@ import torch
 from torch import Tensor
 
 from effnet_kernels.backend import backends
+from effnet_kernels.ops.autograd import autograd_kernel
 from effnet_kernels.transforms import check_backward
 
 NAMESPACE = "effnet_kernels"
 TRITON_NAMESPACE = "effnet_kernels_triton"
+
+_library = torch.library.Library(NAMESPACE, "FRAGMENT")
+"""What is registered through it stays for as long as it is there."""
 
 compiled = backends()["cpu"] is None
 """Whether the compiled library is there."""
@@ -73,8 +77,14 @@ def register_backward(name: str, fake: Callable[..., Any]) -> None:
 def register_autograd(namespace: str, name: str) -> None:
     """Register the backward of ``name``, if it has one, with the operator in ``namespace``."""
     half = HALVES[name]
-    if half.backward is not None:
-        backward = partial(_backward_of, name, half.backward, getattr(torch.ops, namespace))
+    if half.backward is None:
+        return
+    backward = partial(_backward_of, name, half.backward, getattr(torch.ops, namespace))
+    if namespace == NAMESPACE:
+        kernel = autograd_kernel(getattr(operators("cpu"), name).default, half.setup_context, backward)
+        _library.impl(name, kernel, "Autograd", with_keyset=True)
+    else:
+        # A custom operator in Python has its own kernel there, which calls what it is given.
         setup_context = None if half.setup_context is None else partial(_without_zeros, half.setup_context)
         torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup_context)
 

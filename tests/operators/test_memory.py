@@ -215,6 +215,25 @@ def test_what_waits_is_bounded() -> None:
     assert ek.release_cached_memory() <= 1.5 * largest
 
 
+def test_smaller_activations_share_what_a_larger_one_left() -> None:
+    """And are one piece again for the next large one."""
+    ek.release_cached_memory()
+
+    def address_and_output(images: int) -> tuple[int, Tensor]:
+        out = ek.batch_norm_act(torch.randn(images, *LARGE[1:]), None, None, None, None)
+        return out.data_ptr(), out
+
+    first, large = address_and_output(16)
+    size = large.nbytes
+    del large
+    parts = [address_and_output(7) for _ in range(2)]
+    assert all(first <= address < first + size for address, _ in parts)
+    assert ek.release_cached_memory() == 0
+    parts.clear()
+    assert address_and_output(16)[0] == first
+    assert ek.release_cached_memory() == size
+
+
 class _Filled(TorchDispatchMode):
     """The largest tensor that is filled with a number."""
 

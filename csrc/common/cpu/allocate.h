@@ -2,8 +2,8 @@
 //
 // Memory fresh from the kernel is mapped and cleared page by page at its first write, which takes longer than most passes
 // take to compute what is written; and the allocator gives every large tensor back to the kernel when it is freed. So
-// large activations live in blocks of their own, which wait here for the next tensor that fits. What is held is at most a
-// quarter more than was once needed at the same time.
+// large activations live in blocks that wait here for the next tensor that fits. What is free is given back before more is
+// asked for, as long as that would make a quarter more than was once needed at the same time.
 #pragma once
 
 #include "common/tensor.h"

@@ -1,4 +1,4 @@
-// Zero-filled scratch memory, aligned for the widest vector.
+// Scratch memory, aligned for the widest vector: filled with zeros, or not where all of it is written before it is read.
 #pragma once
 
 #include <cstdint>
@@ -14,15 +14,9 @@ namespace effnet_kernels::cpu {
 template <class A>
 class Buffer {
  public:
-  explicit Buffer(int64_t size) : size_(size) {
-    constexpr int64_t kAlignment = 64;
-    if (size < 0 || size > (INT64_MAX - kAlignment) / int64_t(sizeof(A))) throw std::bad_alloc();
-    const int64_t bytes = (size * int64_t(sizeof(A)) + kAlignment) / kAlignment * kAlignment;
-    cached_ = bytes >= BlockCache::kSmallestBlock;
-    data_ = static_cast<A*>(cached_ ? BlockCache::instance().take(bytes) : std::aligned_alloc(kAlignment, bytes));
-    if (data_ == nullptr) throw std::bad_alloc();
-    std::memset(data_, 0, bytes);
-  }
+  explicit Buffer(int64_t size) : Buffer(size, Unfilled{}) { std::memset(data_, 0, bytes_of(size)); }
+  static Buffer unfilled(int64_t size) { return Buffer(size, Unfilled{}); }
+
   Buffer(Buffer&& other) noexcept : data_(other.data_), size_(other.size_), cached_(other.cached_) {
     other.data_ = nullptr;
   }
@@ -49,6 +43,19 @@ class Buffer {
   const A& operator[](int64_t i) const { return data_[i]; }
 
  private:
+  struct Unfilled {};
+
+  Buffer(int64_t size, Unfilled) : size_(size) {
+    if (size < 0 || size > (INT64_MAX - kAlignment) / int64_t(sizeof(A))) throw std::bad_alloc();
+    const int64_t bytes = bytes_of(size);
+    cached_ = bytes >= BlockCache::kSmallestBlock;
+    data_ = static_cast<A*>(cached_ ? BlockCache::instance().take(bytes) : std::aligned_alloc(kAlignment, bytes));
+    if (data_ == nullptr) throw std::bad_alloc();
+  }
+
+  static constexpr int64_t kAlignment = 64;
+  static int64_t bytes_of(int64_t size) { return (size * int64_t(sizeof(A)) + kAlignment) / kAlignment * kAlignment; }
+
   A* data_;
   int64_t size_;
   bool cached_;  // from BlockCache

@@ -37,6 +37,17 @@ Buffer<A> read_rows(const Tensor& t, int64_t rows, int64_t columns) {
   return values;
 }
 
+template <class T, class A>
+T rounded_to(A value) {
+  if constexpr (std::is_same_v<T, Half>) {
+    return to_half(float(value));
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    return to_bfloat16(float(value));
+  } else {
+    return T(value);
+  }
+}
+
 // [rows, padded columns] into a dense tensor of any dtype.
 template <class A>
 void write_rows(const A* values, int64_t rows, int64_t columns, const Tensor& target) {
@@ -45,15 +56,23 @@ void write_rows(const A* values, int64_t rows, int64_t columns, const Tensor& ta
     using T = typename decltype(dtype)::type;
     T* const to = static_cast<T*>(target.mutable_data_ptr());
     for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < columns; ++c) to[r * columns + c] = rounded_to<T>(values[r * row + c]);
+    }
+  });
+}
+
+// [columns, padded rows] into a dense [rows, columns] of any dtype; by blocks, of which every line of memory is used.
+template <class A>
+void write_transposed(const A* values, int64_t rows, int64_t columns, const Tensor& target) {
+  constexpr int64_t kBlock = 16;
+  const int64_t column = padded_channels(rows);
+  dispatch_dtype(dtype_of(target), [&](auto dtype) {
+    using T = typename decltype(dtype)::type;
+    T* const to = static_cast<T*>(target.mutable_data_ptr());
+    for (int64_t first = 0; first < rows; first += kBlock) {
+      const int64_t last = std::min(first + kBlock, rows);
       for (int64_t c = 0; c < columns; ++c) {
-        const A value = values[r * row + c];
-        if constexpr (std::is_same_v<T, Half>) {
-          to[r * columns + c] = to_half(float(value));
-        } else if constexpr (std::is_same_v<T, BFloat16>) {
-          to[r * columns + c] = to_bfloat16(float(value));
-        } else {
-          to[r * columns + c] = T(value);
-        }
+        for (int64_t r = first; r < last; ++r) to[r * columns + c] = rounded_to<T>(values[c * column + r]);
       }
     }
   });
@@ -66,18 +85,26 @@ Tensor vector_tensor(const A* values, const Tensor& like, int64_t rows, int64_t 
   return t;
 }
 
-// The gradient of a parameter, in its dtype and strides.
-template <class A>
-Tensor parameter_gradient(const A* values, int64_t rows, int64_t columns, const Tensor& parameter) {
+// The gradient of a parameter, in its dtype and strides; write(dense tensor) fills it.
+template <class Write>
+Tensor written_gradient(const Tensor& parameter, Write write) {
   Tensor gradient = torch::stable::empty_like(parameter);
   if (gradient.is_contiguous()) {
-    write_rows(values, rows, columns, gradient);
+    write(gradient);
     return gradient;
   }
   Tensor dense = torch::stable::contiguous(gradient);
-  write_rows(values, rows, columns, dense);
+  write(dense);
   torch::stable::copy_(gradient, dense);
   return gradient;
+}
+template <class A>
+Tensor parameter_gradient(const A* values, int64_t rows, int64_t columns, const Tensor& parameter) {
+  return written_gradient(parameter, [&](const Tensor& dense) { write_rows(values, rows, columns, dense); });
+}
+template <class A>
+Tensor transposed_parameter_gradient(const A* values, int64_t rows, int64_t columns, const Tensor& parameter) {
+  return written_gradient(parameter, [&](const Tensor& dense) { write_transposed(values, rows, columns, dense); });
 }
 
 // A weight (C, 1, K, K) as [taps, padded channels], and its gradient back.
@@ -113,6 +140,16 @@ Buffer<A> sum_rows(const Buffer<A>& rows, int64_t groups, int64_t size, int64_t 
     }
   }
   return sums;
+}
+
+// Σ of all rows, of which there is at least one, in the place of the first.
+template <class A>
+const A* sum_in_place(Buffer<A>& rows, int64_t row) {
+  A* const sum = rows.data();
+  for (int64_t i = row; i < rows.size(); i += row) {
+    for (int64_t c = 0; c < row; ++c) sum[c] += sum[i + c];
+  }
+  return sum;
 }
 
 // Mean and biased variance per channel from the parts' means and M2, merged in float64 (Chan et al. 1979, 1.5b).

@@ -202,10 +202,11 @@ void store_product(const A* a, int64_t a_row, int64_t rows, const A* packed, int
   });
 }
 
-// out [a_columns, padded b_columns] += Σ_rows aᵀ b, for a [rows, a_columns] and b [rows, b_columns].
+// out [a_columns, padded b_columns] = Σ_rows aᵀ b, for a [rows, a_columns] and b [rows, b_columns]; added to what is
+// there where `adds`.
 template <class A>
 void accumulate_outer(const A* a, int64_t a_row, int64_t a_columns, const A* b, int64_t b_row, int64_t b_columns,
-                      int64_t rows, A* out, int64_t out_row) {
+                      int64_t rows, A* out, int64_t out_row, bool adds) {
   for_each_tile_of_columns<A>(b_columns, [&](auto width, int64_t column) {
     constexpr int V = width();
     const A* right[V];
@@ -219,7 +220,7 @@ void accumulate_outer(const A* a, int64_t a_row, int64_t a_columns, const A* b, 
       Vec<A> sums[kTileRows][V];
       for (int r = 0; r < kTileRows; ++r) {
         for (int v = 0; v < V; ++v) {
-          sums[r][v] = r < count ? load(target + r * out_row + v * Vec<A>::size, AllLanes{}) : Vec<A>::zero();
+          sums[r][v] = adds && r < count ? load(target + r * out_row + v * Vec<A>::size, AllLanes{}) : Vec<A>::zero();
         }
       }
       if (lanes == Vec<A>::size) {

@@ -2,6 +2,7 @@
 // zero-padded, each group [depth, kPackedColumns] in one piece.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "common/cpu/buffer.h"
@@ -22,20 +23,36 @@ const A* packed_column(const A* packed, int64_t depth, int64_t column) {
   return packed + column / kPackedColumns * depth * kPackedColumns + column % kPackedColumns;
 }
 
-// value(k, column) for k < depth and column < columns, packed.
+// A packed matrix from fill(target, first column, how many), which writes one group's columns; the others are zeros.
 template <class A, class F>
-Buffer<A> pack_matrix(int64_t depth, int64_t columns, F value) {
+Buffer<A> pack_groups(int64_t depth, int64_t columns, F fill) {
   const int64_t groups = (columns + kPackedColumns - 1) / kPackedColumns;
-  Buffer<A> packed(groups * depth * kPackedColumns);
+  Buffer<A> packed = Buffer<A>::unfilled(groups * depth * kPackedColumns);
   for (int64_t group = 0; group < groups; ++group) {
-    const int64_t first = group * kPackedColumns;
-    const int64_t count = columns - first < kPackedColumns ? columns - first : kPackedColumns;
+    const int64_t first = group * kPackedColumns, count = std::min(kPackedColumns, columns - first);
     A* const target = packed.data() + group * depth * kPackedColumns;
-    for (int64_t k = 0; k < depth; ++k) {
-      for (int64_t c = 0; c < count; ++c) target[k * kPackedColumns + c] = value(k, first + c);
-    }
+    if (count < kPackedColumns) std::fill_n(target, depth * kPackedColumns, A{});
+    fill(target, first, count);
   }
   return packed;
+}
+
+// A [depth, columns] whose rows are `row` apart, packed.
+template <class A>
+Buffer<A> pack_matrix(const A* values, int64_t row, int64_t depth, int64_t columns) {
+  return pack_groups<A>(depth, columns, [&](A* target, int64_t first, int64_t count) {
+    for (int64_t k = 0; k < depth; ++k) std::copy_n(values + k * row + first, count, target + k * kPackedColumns);
+  });
+}
+
+// The transpose of a [columns, depth] whose rows are `row` apart, packed.
+template <class A>
+Buffer<A> pack_transpose(const A* values, int64_t row, int64_t depth, int64_t columns) {
+  return pack_groups<A>(depth, columns, [&](A* target, int64_t first, int64_t count) {
+    for (int64_t k = 0; k < depth; ++k) {
+      for (int64_t c = 0; c < count; ++c) target[k * kPackedColumns + c] = values[(first + c) * row + k];
+    }
+  });
 }
 
 }  // namespace effnet_kernels::cpu
