@@ -1,5 +1,7 @@
 // Squeeze-and-excite's two layers (cpu.h). Included per instruction set by foreach_capability.h.
 
+#include "common/cpu/gemm.h"
+
 // The sums of the lanes of as many vectors as a vector has lanes, as one vector: halves of pairs are added up, as a tree.
 template <int N, class A>
 EK_INLINE Vec<A> sums_of_lanes(const Vec<A>* rows) {
@@ -41,28 +43,15 @@ void matrix_times_vector(const A* matrix, int64_t rows, int64_t row, const A* ve
   }
 }
 
-// out[:] = Σ_i factors[i · step] · matrix[i, :] over padded rows; returns Σ_i factors[i · step].
+// out[c] = Σ_rows matrix[row, c], for columns [begin, end).
 template <class A>
-A vector_times_matrix(const A* factors, int64_t step, const A* matrix, int64_t rows, int64_t row, A* out) {
-  constexpr int size = Vec<A>::size;
-  int64_t k = 0;
-  const auto run = [&](auto vectors) {
-    constexpr int R = vectors();
-    Vec<A> sums[R];
-    for (int r = 0; r < R; ++r) sums[r] = Vec<A>::zero();
-    for (int64_t i = 0; i < rows; ++i) {
-      const Vec<A> factor = Vec<A>::broadcast(factors[i * step]);
-      for (int r = 0; r < R; ++r) sums[r] += factor * load(matrix + i * row + k + r * size, AllLanes{});
-    }
-    for (int r = 0; r < R; ++r) store(out + k + r * size, sums[r], AllLanes{});
-    k += R * size;
-  };
-  while (k + 8 * size <= row) run(Constant<8>{});
-  while (k + 2 * size <= row) run(Constant<2>{});
-  while (k < row) run(Constant<1>{});
-  A sum = 0;
-  for (int64_t i = 0; i < rows; ++i) sum += factors[i * step];
-  return sum;
+void sums_of_columns(const A* matrix, int64_t rows, int64_t row, int64_t begin, int64_t end, A* out) {
+  for (int64_t c = begin; c < end; c += Vec<A>::size) {
+    const int lanes = int(std::min<int64_t>(Vec<A>::size, end - c));
+    Vec<A> sum = Vec<A>::zero();
+    for (int64_t r = 0; r < rows; ++r) sum += load(matrix + r * row + c, lanes);
+    store(out + c, sum, lanes);
+  }
 }
 
 template <class A>
@@ -121,36 +110,35 @@ void excite_scale_images(const ExciteParams& p, int64_t begin, int64_t end) {
 template <class A>
 void excite_backward_images(const ExciteParams& p, int64_t begin, int64_t end) {
   const ExciteView<A> e{p};
-  for (int64_t n = begin; n < end; ++n) {
-    A* const dlogits = e.out(p.dlogits, n, e.c);
-    A* const dhidden = e.out(p.dhidden, n, e.s);
-    A* const dpooled = e.out(p.dpooled, n, e.c);
-    derive_row(p.gate, e.in(p.logits, n, e.c), e.in(p.dscale, n, e.c), dlogits, e.c);
-    activate_row(p.activation, e.in(p.hidden, n, e.s), e.out(p.activated, n, e.s), e.s);
-    vector_times_matrix(dlogits, 1, e.in(p.w2, 0, 0), p.channels, e.s, dhidden);
-    derive_row(p.activation, e.in(p.hidden, n, e.s), dhidden, dhidden, e.s);
-    vector_times_matrix(dhidden, 1, e.in(p.w1, 0, 0), p.squeezed, e.c, dpooled);
-  }
+  const int64_t images = end - begin;
+  A* const dlogits = e.out(p.dlogits, begin, e.c);
+  A* const dhidden = e.out(p.dhidden, begin, e.s);
+  derive_row(p.gate, e.in(p.logits, begin, e.c), e.in(p.dscale, begin, e.c), dlogits, images * e.c);
+  activate_row(p.activation, e.in(p.hidden, begin, e.s), e.out(p.activated, begin, e.s), images * e.s);
+  multiply_as_they_lie(dlogits, e.c, 1, images, e.in(p.w2, 0, 0), e.s, e.s, p.channels, dhidden, e.s, false);
+  derive_row(p.activation, e.in(p.hidden, begin, e.s), dhidden, dhidden, images * e.s);
+  multiply_as_they_lie(dhidden, e.s, 1, images, e.in(p.w1, 0, 0), e.c, e.c, p.squeezed, e.out(p.dpooled, begin, e.c),
+                       e.c, false);
 }
 
 // Rows of dw2 and db2, one per channel.
 template <class A>
 void excite_backward_w2(const ExciteParams& p, int64_t begin, int64_t end) {
   const ExciteView<A> e{p};
-  for (int64_t i = begin; i < end; ++i) {
-    e.out(p.db2, 0, 0)[i] = vector_times_matrix(e.in(p.dlogits, 0, 0) + i, e.c, e.in(p.activated, 0, 0), p.images, e.s,
-                                                e.out(p.dw2, i, e.s));
-  }
+  const A* const dlogits = e.in(p.dlogits, 0, 0);
+  accumulate_outer(dlogits + begin, e.c, end - begin, e.in(p.activated, 0, 0), e.s, e.s, p.images,
+                   e.out(p.dw2, begin, e.s), e.s, false);
+  sums_of_columns(dlogits, p.images, e.c, begin, end, e.out(p.db2, 0, 0));
 }
 
 // Rows of dw1 and db1, one per squeezed channel.
 template <class A>
 void excite_backward_w1(const ExciteParams& p, int64_t begin, int64_t end) {
   const ExciteView<A> e{p};
-  for (int64_t i = begin; i < end; ++i) {
-    e.out(p.db1, 0, 0)[i] =
-        vector_times_matrix(e.in(p.dhidden, 0, 0) + i, e.s, e.in(p.pooled, 0, 0), p.images, e.c, e.out(p.dw1, i, e.c));
-  }
+  const A* const dhidden = e.in(p.dhidden, 0, 0);
+  accumulate_outer(dhidden + begin, e.s, end - begin, e.in(p.pooled, 0, 0), e.c, e.c, p.images,
+                   e.out(p.dw1, begin, e.c), e.c, false);
+  sums_of_columns(dhidden, p.images, e.s, begin, end, e.out(p.db1, 0, 0));
 }
 
 // Entry points: dtype to template parameter.

@@ -1,4 +1,5 @@
 // Runs squeeze-and-excite's two layers in parallel: over images, then over the rows of each weight gradient.
+#include "common/cpu/packed_matrix.h"
 #include "common/cpu/parallel.h"
 #include "squeeze_excite/cpu.h"
 #define EK_KERNEL_FILE "squeeze_excite/cpu_kernel.h"

@@ -9,6 +9,9 @@
 namespace effnet_kernels::cpu {
 namespace {
 
+// Of a tensor in a block, in bytes. Smaller ones the allocator keeps by itself, and some may live for long.
+constexpr int64_t kSmallestTensor = int64_t(1) << 18;
+
 // torch_from_blob of torch 2.11, which is looked up because the library also runs on 2.10.
 using FromBlob = AOTITorchError (*)(void*, int64_t, const int64_t*, const int64_t*, int64_t, int32_t, int32_t, int32_t,
                                     AtenTensorHandle*, int32_t, const uint8_t*, int64_t, void (*)(void*, void*), void*);
@@ -39,7 +42,7 @@ Tensor allocate_activations(const Tensor& like, const Sizes& sizes, Layout layou
   for (const int64_t size : sizes) {
     STD_TORCH_CHECK(!__builtin_mul_overflow(bytes, size, &bytes), "too many elements for an output");
   }
-  if (bytes < BlockCache::kSmallestBlock || from_blob() == nullptr) return empty_activations(like, sizes, layout);
+  if (bytes < kSmallestTensor || from_blob() == nullptr) return empty_activations(like, sizes, layout);
   using torch::stable::detail::from;
   using torch::stable::detail::to;
   void* const block = BlockCache::instance().take(bytes);

@@ -26,8 +26,6 @@ namespace effnet_kernels::cpu {
 
 class BlockCache {
  public:
-  static constexpr int64_t kSmallestBlock = int64_t(1) << 18;  // below it the allocator keeps memory by itself
-
   // The library's own.
   static BlockCache& instance() {
     static BlockCache* const blocks = new BlockCache;  // never destroyed: tensors may outlive every static object
@@ -81,7 +79,7 @@ class BlockCache {
   }
 
  private:
-  static constexpr int64_t kGranularity = int64_t(1) << 16;
+  static constexpr int64_t kGranularity = int64_t(1) << 12;
   static constexpr int64_t kHugePage = int64_t(1) << 21;
 
   struct Run {

@@ -48,12 +48,14 @@ class Buffer {
   Buffer(int64_t size, Unfilled) : size_(size) {
     if (size < 0 || size > (INT64_MAX - kAlignment) / int64_t(sizeof(A))) throw std::bad_alloc();
     const int64_t bytes = bytes_of(size);
-    cached_ = bytes >= BlockCache::kSmallestBlock;
+    cached_ = bytes >= kSmallestCached;
     data_ = static_cast<A*>(cached_ ? BlockCache::instance().take(bytes) : std::aligned_alloc(kAlignment, bytes));
     if (data_ == nullptr) throw std::bad_alloc();
   }
 
   static constexpr int64_t kAlignment = 64;
+  // Less than of a tensor (allocate.cpp): no scratch lives for long.
+  static constexpr int64_t kSmallestCached = int64_t(1) << 15;
   static int64_t bytes_of(int64_t size) { return (size * int64_t(sizeof(A)) + kAlignment) / kAlignment * kAlignment; }
 
   A* data_;

@@ -202,20 +202,20 @@ void store_product(const A* a, int64_t a_row, int64_t rows, const A* packed, int
   });
 }
 
-// out [a_columns, padded b_columns] = Σ_rows aᵀ b, for a [rows, a_columns] and b [rows, b_columns]; added to what is
-// there where `adds`.
+// out [rows, padded columns] = a · b, for a [rows, depth], whose element (r, k) is at r · a_row + k · a_step, and
+// b [depth, columns] as it lies; added to what is there where `adds`.
 template <class A>
-void accumulate_outer(const A* a, int64_t a_row, int64_t a_columns, const A* b, int64_t b_row, int64_t b_columns,
-                      int64_t rows, A* out, int64_t out_row, bool adds) {
-  for_each_tile_of_columns<A>(b_columns, [&](auto width, int64_t column) {
+void multiply_as_they_lie(const A* a, int64_t a_row, int64_t a_step, int64_t rows, const A* b, int64_t b_row,
+                          int64_t columns, int64_t depth, A* out, int64_t out_row, bool adds) {
+  for_each_tile_of_columns<A>(columns, [&](auto width, int64_t column) {
     constexpr int V = width();
     const A* right[V];
     for (int v = 0; v < V; ++v) right[v] = b + column + v * Vec<A>::size;
-    const int lanes = last_lanes<V, A>(b_columns, column);
-    for (int64_t row = 0; row < a_columns; row += kTileRows) {
-      const int64_t count = std::min<int64_t>(kTileRows, a_columns - row);
+    const int lanes = last_lanes<V, A>(columns, column);
+    for (int64_t row = 0; row < rows; row += kTileRows) {
+      const int64_t count = std::min<int64_t>(kTileRows, rows - row);
       const A* left[kTileRows];
-      tile_rows(left, a + row, 1, count);
+      tile_rows(left, a + row * a_row, a_row, count);
       A* const target = out + row * out_row + column;
       Vec<A> sums[kTileRows][V];
       for (int r = 0; r < kTileRows; ++r) {
@@ -224,9 +224,9 @@ void accumulate_outer(const A* a, int64_t a_row, int64_t a_columns, const A* b, 
         }
       }
       if (lanes == Vec<A>::size) {
-        multiply_tile<V>(left, a_row, right, b_row, rows, AllLanes{}, sums);
+        multiply_tile<V>(left, a_step, right, b_row, depth, AllLanes{}, sums);
       } else {
-        multiply_tile<V>(left, a_row, right, b_row, rows, lanes, sums);
+        multiply_tile<V>(left, a_step, right, b_row, depth, lanes, sums);
       }
       for (int r = 0; r < kTileRows; ++r) {
         if (r >= count) break;
@@ -234,4 +234,12 @@ void accumulate_outer(const A* a, int64_t a_row, int64_t a_columns, const A* b, 
       }
     }
   });
+}
+
+// out [a_columns, padded b_columns] = Σ_rows aᵀ b, for a [rows, a_columns] and b [rows, b_columns]; added to what is
+// there where `adds`.
+template <class A>
+void accumulate_outer(const A* a, int64_t a_row, int64_t a_columns, const A* b, int64_t b_row, int64_t b_columns,
+                      int64_t rows, A* out, int64_t out_row, bool adds) {
+  multiply_as_they_lie(a, 1, a_row, a_columns, b, b_row, b_columns, rows, out, out_row, adds);
 }
