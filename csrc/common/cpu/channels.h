@@ -2,10 +2,12 @@
 // a fixed order, so that results do not depend on the number of threads.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "common/cpu/buffer.h"
 #include "common/cpu/passes.h"
+#include "common/cpu/transpose.h"
 #include "common/tensor.h"
 
 namespace effnet_kernels::cpu {
@@ -25,12 +27,14 @@ Buffer<A> read_rows(const Tensor& t, int64_t rows, int64_t columns) {
     using T = typename decltype(dtype)::type;
     const T* const source = static_cast<const T*>(dense.const_data_ptr());
     for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t c = 0; c < columns; ++c) {
-        if constexpr (sizeof(T) == 2) {
-          values[r * row + c] = to_float(source[r * columns + c]);
-        } else {
-          values[r * row + c] = A(source[r * columns + c]);
-        }
+      const T* const from = source + r * columns;
+      A* const to = values.data() + r * row;
+      if constexpr (std::is_same_v<T, A>) {
+        std::copy_n(from, columns, to);
+      } else if constexpr (sizeof(T) == 2) {
+        for (int64_t c = 0; c < columns; ++c) to[c] = to_float(from[c]);
+      } else {
+        for (int64_t c = 0; c < columns; ++c) to[c] = A(from[c]);
       }
     }
   });
@@ -56,24 +60,27 @@ void write_rows(const A* values, int64_t rows, int64_t columns, const Tensor& ta
     using T = typename decltype(dtype)::type;
     T* const to = static_cast<T*>(target.mutable_data_ptr());
     for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t c = 0; c < columns; ++c) to[r * columns + c] = rounded_to<T>(values[r * row + c]);
+      const A* const from = values + r * row;
+      if constexpr (std::is_same_v<T, A>) {
+        std::copy_n(from, columns, to + r * columns);
+      } else {
+        for (int64_t c = 0; c < columns; ++c) to[r * columns + c] = rounded_to<T>(from[c]);
+      }
     }
   });
 }
 
-// [columns, padded rows] into a dense [rows, columns] of any dtype; by blocks, of which every line of memory is used.
+// [columns, padded rows] into a dense [rows, columns] of any dtype.
 template <class A>
 void write_transposed(const A* values, int64_t rows, int64_t columns, const Tensor& target) {
-  constexpr int64_t kBlock = 16;
-  const int64_t column = padded_channels(rows);
   dispatch_dtype(dtype_of(target), [&](auto dtype) {
     using T = typename decltype(dtype)::type;
-    T* const to = static_cast<T*>(target.mutable_data_ptr());
-    for (int64_t first = 0; first < rows; first += kBlock) {
-      const int64_t last = std::min(first + kBlock, rows);
-      for (int64_t c = 0; c < columns; ++c) {
-        for (int64_t r = first; r < last; ++r) to[r * columns + c] = rounded_to<T>(values[c * column + r]);
-      }
+    if constexpr (std::is_same_v<T, A>) {
+      transpose(values, padded_channels(rows), columns, rows, static_cast<T*>(target.mutable_data_ptr()), columns);
+    } else {
+      Buffer<A> transposed = Buffer<A>::unfilled(rows * padded_channels(columns));
+      transpose(values, padded_channels(rows), columns, rows, transposed.data(), padded_channels(columns));
+      write_rows(transposed.data(), rows, columns, target);
     }
   });
 }

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "common/cpu/buffer.h"
+#include "common/cpu/transpose.h"
 #include "common/half.h"
 
 namespace effnet_kernels::cpu {
@@ -49,9 +50,7 @@ Buffer<A> pack_matrix(const A* values, int64_t row, int64_t depth, int64_t colum
 template <class A>
 Buffer<A> pack_transpose(const A* values, int64_t row, int64_t depth, int64_t columns) {
   return pack_groups<A>(depth, columns, [&](A* target, int64_t first, int64_t count) {
-    for (int64_t k = 0; k < depth; ++k) {
-      for (int64_t c = 0; c < count; ++c) target[k * kPackedColumns + c] = values[(first + c) * row + k];
-    }
+    transpose(values + first * row, row, count, depth, target, kPackedColumns);
   });
 }
 
