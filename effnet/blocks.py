@@ -152,42 +152,40 @@ class MBConv(ResidualBlock):
         self.project = ConvBNAct(channels, config.out_channels, 1, settings, activation="identity")
 
     def forward(self, x: Tensor) -> Tensor:
-        padding = self.depthwise.conv.explicit_padding(x)
+        expand, depthwise, project = self.expand, self.depthwise, self.project
+        padding = depthwise.conv.explicit_padding(x)
         prepared = prepared_mbconv(self, x)
         if prepared is not None:
             return prepared(x, padding)
         if self._has_hooks_inside():
             return self._forward_of_modules(x)
-        bn1 = None if self.expand is None else self.expand.bn
+        expansion, bn1 = (None, None) if expand is None else (expand.conv, expand.bn)
         if self._folds_scale(x):
-            u = x if self.expand is None else self.expand.conv(x)
-            return self._project_scaled(u, padding, self.residual(x))
-        convolutions = (self.project, self.project.conv, None if self.expand is None else self.expand.conv)
-        if self.runs_fused and not has_hooks(*convolutions):
+            return self._project_scaled(x if expansion is None else expansion(x), padding, self.residual(x))
+        if self.runs_fused and not has_hooks(project, project.conv, expansion):
             projected = mbconv(
                 x,
-                self.depthwise.conv,
-                self.depthwise.bn,
-                self.project.conv,
-                expand=None if self.expand is None else self.expand.conv,
+                depthwise.conv,
+                depthwise.bn,
+                project.conv,
+                expand=expansion,
                 bn1=bn1,
                 se=self.squeeze_excite,
                 padding=padding,
-                activation=self.depthwise.activation,
+                activation=depthwise.activation,
             )
-            bn3 = self.project.bn
-            return batch_norm_act(projected, bn3, self.project.activation, self.keep(x), self.residual(x), fused=True)
+            return batch_norm_act(projected, project.bn, project.activation, self.keep(x), self.residual(x), fused=True)
         core = mbconv_core(
-            x if self.expand is None else self.expand.conv(x),
-            self.depthwise.conv,
-            self.depthwise.bn,
+            x if expansion is None else expansion(x),
+            depthwise.conv,
+            depthwise.bn,
             bn1=bn1,
             se=self.squeeze_excite,
             padding=padding,
-            activation=self.depthwise.activation,
+            activation=depthwise.activation,
             fused=self.runs_fused,
         )
-        return self.project(core, self.keep(x), self.residual(x))
+        return project(core, self.keep(x), self.residual(x))
 
     def _has_hooks_inside(self) -> bool:
         """Whether a module has hooks of which ``mbconv_core`` would take the tensors without calling it."""

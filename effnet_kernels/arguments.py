@@ -101,7 +101,8 @@ def check_parameter(t: Tensor, argument: str, shape: tuple[int, ...], like: Tens
     if not isinstance(t, Tensor):
         raise TypeError(f"{argument}: expected a Tensor of shape {shape}, got {type(t).__name__}")
     check_strided(t, argument)
-    if tuple(t.shape[: len(shape)]) != shape or any(extent != 1 for extent in t.shape[len(shape) :]):
+    got, rank = t.shape, len(shape)
+    if got != shape and (got[:rank] != shape or any(extent != 1 for extent in got[rank:])):
         raise ValueError(f"{argument}: expected shape {shape}, got {tuple(t.shape)}")
     if t.dtype not in DTYPES:
         raise TypeError(f"{argument}: expected a floating dtype, got {t.dtype}")
@@ -146,6 +147,8 @@ def check_batch_norm(bn: BatchNorm, count: int, channels: int, like: Tensor, suf
 
 def _check_written(t: Tensor, argument: str) -> None:
     """Every element of ``t``, which an operator writes, has memory of its own."""
+    if t.is_contiguous():
+        return
     if any(extent > 1 and step == 0 for extent, step in zip(t.shape, t.stride(), strict=True)):
         raise ValueError(f"{argument}: expected memory of its own for every channel, got an expanded tensor")
 

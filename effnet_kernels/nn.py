@@ -69,11 +69,10 @@ def has_hooks(*modules: nn.Module | None) -> bool:
 
     Hooks also make weights: those of ``torch.nn.utils.prune`` and of the older ``weight_norm``, before every call.
     """
-    return any(
-        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
-        for m in modules
-        if m is not None
-    )
+    for m in modules:
+        if m is not None and (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks):
+            return True
+    return False
 
 
 class BatchNormAct2d(nn.BatchNorm2d):
