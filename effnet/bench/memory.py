@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+import effnet_kernels
 from effnet.bench.cases import Case
 from effnet.bench.problem import Problem
 from effnet.bench.sides import Side, TorchRunner, all_sides
@@ -96,7 +97,8 @@ def _reset_peak(device: torch.device) -> int:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    # What is freed is given back, or the step would find it there and not be seen to need it.
+    # What is free is given back, or the step would find it there and not be seen to need it.
+    effnet_kernels.release_cached_memory()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     return _status_bytes("VmRSS")

@@ -59,9 +59,24 @@ TARGETS = (
         for batch in (1, 16)
     ),
     Target("inference, B0, 224², batch 16, bfloat16", (_B0,), 16, 224, "inference", "bfloat16"),
-    Target("saved for backward, B0, 224², batch 8", (_B0,), 8, 224, quantity="saved_bytes", wanted=1 / 0.45),
+    # What the separate calls take is what the operators are for; the rows have everybody's.
     Target(
-        "peak memory of a training step, B0, 224², batch 16", (_B0,), 16, 224, quantity="peak_bytes", wanted=1 / 0.6
+        "saved for backward, B0, 224², batch 8",
+        (_B0,),
+        8,
+        224,
+        quantity="saved_bytes",
+        wanted=1 / 0.45,
+        rivals=("eager",),
+    ),
+    Target(
+        "peak memory of a training step, B0, 224², batch 16",
+        (_B0,),
+        16,
+        224,
+        quantity="peak_bytes",
+        wanted=1 / 0.6,
+        rivals=("eager",),
     ),
 )
 
