@@ -14,7 +14,7 @@ from effnet.errors import OptionError
 from effnet.weights.archive import check_archive
 
 HISTORY_STATE = "History"
-"""Under which name ``effnet.training.History`` keeps the epochs: that of its class."""
+"""Under which name ``effnet.history.History`` keeps the epochs: that of its class."""
 
 WHAT_RUNNING_ON_TAKES = {
     "epoch": int,

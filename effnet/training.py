@@ -1,15 +1,13 @@
 """Training on Lightning: the module, what is written after every epoch, and ``train`` that ties them together."""
 
-import csv
 import logging
 import math
 import os
 import signal
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from effnet.checkpoint import check_fits, read_checkpoint, refused
 from effnet.data import Split, TestSet, TrainingSet, load_split, test_loader, training_loader
 from effnet.errors import OptionError
 from effnet.files import replacing
+from effnet.history import HISTORY_NAME, EpochResult, History
 from effnet.options import CHECKPOINT_NAME, TrainingOptions
 from effnet.preprocessing import Preprocessing
 from effnet.processes import StopsOnSigterm, launch
@@ -37,27 +36,9 @@ from effnet.result import Labels, save_result
 from effnet.seeds import mixed_seed
 
 WEIGHTS_NAME = "model.safetensors"
-HISTORY_NAME = "history.csv"
 
 # What a checkpoint must share with the run that continues it.
 FIXED_OPTIONS = ("data", "model", "optimizer", "resolution", "batch_size")
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """What one epoch came to. Training figures are of the weights in training, test figures of their average."""
-
-    epoch: int
-    loss: float
-    accuracy: float
-    test_loss: float
-    test_accuracy: float
-    seconds: float
-
-    def __str__(self) -> str:
-        trained = f"epoch {self.epoch:3d}  loss {self.loss:.4f}  accuracy {self.accuracy:7.2%}"
-        tested = f"  test loss {self.test_loss:.4f}  test accuracy {self.test_accuracy:7.2%}"
-        return f"{trained}{'' if math.isnan(self.test_loss) else tested}  {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True)
@@ -185,47 +166,6 @@ class ProgressBar(RichProgressBar):
         shown = super().get_metrics(*arguments, **keywords)
         shown.pop("v_num", None)
         return shown
-
-
-class History(Callback):
-    """Prints each epoch's line, keeps it in the checkpoint, and writes all of them as CSV."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.epochs: list[EpochResult] = []
-        self.begun = False
-        self._started = 0.0
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.begun = True
-        self._started = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        result = EpochResult(
-            trainer.current_epoch + 1,
-            measured["epoch_loss"],
-            measured["accuracy"],
-            measured.get("test_loss", math.nan),
-            measured.get("test_accuracy", math.nan),
-            time.perf_counter() - self._started,
-        )
-        self.epochs.append(result)
-        if trainer.is_global_zero:
-            pl_module.print(result)
-            self._write()
-
-    def _write(self) -> None:
-        with replacing(self.path) as partial, partial.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(field.name for field in fields(EpochResult))
-            writer.writerows(asdict(result).values() for result in self.epochs)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"epochs": [asdict(result) for result in self.epochs]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.epochs = [EpochResult(**values) for values in state_dict["epochs"]]
 
 
 class WholeCheckpoints(TorchCheckpointIO):

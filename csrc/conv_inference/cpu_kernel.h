@@ -77,7 +77,7 @@ inline void conv_finish(const ConvInferenceParams& p, const float* sums, int64_t
 
 inline void convolve_rows(const ConvInferenceParams& p, int64_t begin, int64_t end) {
   PaddedRows rows(p);
-  const Scratch sums = make_scratch(p.out_width * padded_channels(p.out_channels));
+  Buffer<float> sums = Buffer<float>::unfilled(p.out_width * padded_channels(p.out_channels));
   const int64_t* const patch = rows.patch();
   for (int64_t unit = begin; unit < end; ++unit) {
     dispatch_float32_storage(p.dtype, [&](auto type) {
@@ -86,20 +86,20 @@ inline void convolve_rows(const ConvInferenceParams& p, int64_t begin, int64_t e
     });
     product_into(
         rows.data(), rows.step(), [patch](int64_t k) { return patch[k]; }, p.out_width, p.weight, p.depth(),
-        p.out_channels, sums.get(), padded_channels(p.out_channels));
-    conv_finish(p, sums.get(), unit * p.out_width, p.out_width);
+        p.out_channels, sums.data(), padded_channels(p.out_channels));
+    conv_finish(p, sums.data(), unit * p.out_width, p.out_width);
   }
 }
 
 template <class T>
 void convolve_pixels(const ConvInferenceParams& p, int64_t begin, int64_t end) {
-  const Scratch sums = make_scratch(p.chunk() * padded_channels(p.out_channels));
+  Buffer<float> sums = Buffer<float>::unfilled(p.chunk() * padded_channels(p.out_channels));
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t first = unit * p.chunk(), count = std::min(p.chunk(), p.images * p.out_pixels() - first);
     product_into(
         static_cast<const T*>(p.x) + first * p.in_channels, p.in_channels, [](int64_t k) { return k; }, count, p.weight,
-        p.in_channels, p.out_channels, sums.get(), padded_channels(p.out_channels));
-    conv_finish(p, sums.get(), first, count);
+        p.in_channels, p.out_channels, sums.data(), padded_channels(p.out_channels));
+    conv_finish(p, sums.data(), first, count);
   }
 }
 

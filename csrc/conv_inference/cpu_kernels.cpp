@@ -2,7 +2,6 @@
 #include "common/cpu/buffer.h"
 #include "common/cpu/packed_matrix.h"
 #include "common/cpu/parallel.h"
-#include "common/cpu/scratch.h"
 #include "conv_inference/cpu.h"
 #define EK_WITH_BFLOAT16
 #define EK_KERNEL_FILE "conv_inference/cpu_kernel.h"

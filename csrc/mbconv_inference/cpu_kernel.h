@@ -163,13 +163,13 @@ inline void mbconv_excite(const MBConvInferenceParams& p, const MBConvImage& ima
   for (int64_t c = 0; c < p.row(); c += Vec<float>::size) {
     store(image.pooled + c, load(image.pooled + c, AllLanes{}) / count, AllLanes{});
   }
-  const Scratch hidden = make_scratch(padded_channels(p.squeezed));
+  Buffer<float> hidden = Buffer<float>::unfilled(padded_channels(p.squeezed));
   dispatch_inference_activation(p.activation, [&](auto act) {
     excite_layer(act, image.pooled, p.reduce, p.shape.channels, p.reduce_bias, padded_channels(p.squeezed),
-                 hidden.get());
+                 hidden.data());
   });
   const auto excite = [&](auto gate) {
-    excite_layer([](Vec<float> v) { return activate<decltype(gate)::value>(v); }, hidden.get(), p.excite, p.squeezed,
+    excite_layer([](Vec<float> v) { return activate<decltype(gate)::value>(v); }, hidden.data(), p.excite, p.squeezed,
                  p.excite_bias, p.row(), image.scale);
   };
   if (p.gate == Activation::sigmoid) {
@@ -220,7 +220,7 @@ void project(const MBConvInferenceParams& p, const MBConvImage& image, int64_t b
   using E = product_element_t<T>;
   const float* const weights = p.scales_weights() ? image.scaled_project : p.project;
   const int64_t width = padded_channels(p.parts() == 1 ? p.out_channels : MBConvInferenceParams::kPartColumns);
-  const Scratch sums = make_scratch(p.chunk_rows() * width);
+  Buffer<float> sums = Buffer<float>::unfilled(p.chunk_rows() * width);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t row = unit / p.parts() * p.chunk_rows();
     const int64_t rows = std::min(p.chunk_rows(), p.shape.out_pixels() - row);
@@ -231,8 +231,8 @@ void project(const MBConvInferenceParams& p, const MBConvImage& image, int64_t b
         packed_column(reinterpret_cast<const E*>(weights), p.shape.channels / kProductValues<T>, column);
     product_into(
         static_cast<const T*>(image.z) + row * p.row(), p.row(), [](int64_t k) { return k; }, rows, packed,
-        p.shape.channels, columns, sums.get(), width);
-    const FinishParams finish{sums.get(),
+        p.shape.channels, columns, sums.data(), width);
+    const FinishParams finish{sums.data(),
                               width,
                               rows,
                               columns,

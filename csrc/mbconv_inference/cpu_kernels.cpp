@@ -3,7 +3,6 @@
 #include "common/cpu/buffer.h"
 #include "common/cpu/packed_matrix.h"
 #include "common/cpu/parallel.h"
-#include "common/cpu/scratch.h"
 #include "mbconv_inference/cpu.h"
 #define EK_WITH_BFLOAT16
 #define EK_KERNEL_FILE "mbconv_inference/cpu_kernel.h"
@@ -38,20 +37,20 @@ struct Workspace {
   int64_t out_size = p.shape.out_pixels() * p.out_channels;
   int64_t element = p.dtype == DType::float32 ? 4 : 2;
   bool widens = p.dtype != DType::float32 && !p.bfloat16_products;
-  Scratch z = make_scratch(p.shape.out_pixels() * p.row());
-  Scratch vectors = make_scratch(2 * p.row());
-  Scratch x = make_scratch(widens ? x_size : 0);
-  Scratch project = make_scratch(p.scales_weights() ? p.project_size() : 0);
+  Buffer<float> z = Buffer<float>::unfilled(p.shape.out_pixels() * p.row());
+  Buffer<float> vectors = Buffer<float>::unfilled(2 * p.row());
+  Buffer<float> x = Buffer<float>::unfilled(widens ? x_size : 0);
+  Buffer<float> project = Buffer<float>::unfilled(p.scales_weights() ? p.project_size() : 0);
 
-  MBConvImage image(const Steps& steps, int64_t n) const {
+  MBConvImage image(const Steps& steps, int64_t n) {
     const void* const stored = static_cast<const char*>(p.x) + n * x_size * element;
-    if (widens) steps.widen(p, stored, x_size, x.get());
+    if (widens) steps.widen(p, stored, x_size, x.data());
     return {stored,
-            widens ? x.get() : stored,
-            z.get(),
-            vectors.get(),
-            vectors.get() + p.row(),
-            project.get(),
+            widens ? x.data() : stored,
+            z.data(),
+            vectors.data(),
+            vectors.data() + p.row(),
+            project.data(),
             static_cast<char*>(p.out) + n * out_size * element};
   }
 };
@@ -62,7 +61,7 @@ void mbconv_inference(const MBConvInferenceParams& p) {
   const Steps steps(p.bfloat16_products);
   if (p.shape.images >= kManyImages) {
     parallel_over(p.shape.images, INT64_MAX, [&](int64_t begin, int64_t end) {
-      const Workspace workspace{p};
+      Workspace workspace{p};
       for (int64_t n = begin; n < end; ++n) {
         const MBConvImage image = workspace.image(steps, n);
         steps.channels(p, image, 0, p.blocks());
@@ -80,7 +79,7 @@ void mbconv_inference(const MBConvInferenceParams& p) {
     return;
   }
   if (p.shape.images == 0) return;
-  const Workspace workspace{p};
+  Workspace workspace{p};
   const int64_t block = p.shape.pixels() * p.in_channels * MBConvInferenceParams::kBlockVectors;
   const int64_t unit = p.chunk_rows() * p.out_channels * p.vectors() / p.parts();
   for (int64_t n = 0; n < p.shape.images; ++n) {

@@ -32,8 +32,6 @@ def autograd_kernel(operator: Any, setup_context: SetupContext | None, backward:
         def forward(ctx: Any, *arguments_and_keyset: Any) -> Any:
             *arguments, keyset = arguments_and_keyset
             output = below_autograd(keyset, arguments)
-            # No zeros for outputs without a gradient, which would be as large as activations.
-            ctx.set_materialize_grads(False)
             if setup_context is not None:
                 setup_context(ctx, tuple(arguments), output)
             return output

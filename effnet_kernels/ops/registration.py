@@ -80,12 +80,12 @@ def register_autograd(namespace: str, name: str) -> None:
     if half.backward is None:
         return
     backward = partial(_backward_of, name, half.backward, getattr(torch.ops, namespace))
+    setup_context = None if half.setup_context is None else partial(_without_zeros, half.setup_context)
     if namespace == NAMESPACE:
-        kernel = autograd_kernel(getattr(operators("cpu"), name).default, half.setup_context, backward)
+        kernel = autograd_kernel(getattr(operators("cpu"), name).default, setup_context, backward)
         _library.impl(name, kernel, "Autograd", with_keyset=True)
     else:
         # A custom operator in Python has its own kernel there, which calls what it is given.
-        setup_context = None if half.setup_context is None else partial(_without_zeros, half.setup_context)
         torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup_context)
 
 

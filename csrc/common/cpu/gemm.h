@@ -1,8 +1,8 @@
 // Matrix products for 1×1 convolutions: tiles of kTileRows × kTileVectors vectors, kept in registers over the whole depth.
 // Included per instruction set by foreach_capability.h.
 //
-// Two products are needed. `multiply_rows`: rows of activations times a small packed matrix (forward, dgrad).
-// `accumulate_outer`: Σ over rows of an outer product (wgrad). Neither copies an activation.
+// `multiply_rows`: rows of activations times a small packed matrix (forward, dgrad). `accumulate_outer`: Σ over rows of an
+// outer product (wgrad), which is `multiply_as_they_lie` of a transpose. None copies an activation.
 
 #if EK_VECTOR_BYTES == 64
 inline constexpr int kTileRows = 8;  // 24 sums, 3 vectors and a broadcast in 32 registers
