@@ -28,14 +28,23 @@ struct ConvInferenceParams {
            is(height, x_row, width * in_channels) && is(images, x_image, height * width * in_channels);
   }
 
-  // The work is cut into chunks of such pixels, else into rows of the output.
+  // The work is cut into chunks of such pixels, of which a single one is cut into parts of the columns, else into rows of
+  // the output.
+  static constexpr int64_t kPartColumns = 96;
   int64_t chunk() const {
     constexpr int64_t kElements = 24576;
     const int64_t rows = kElements / in_channels / 8 * 8;
     return rows < 16 ? 16 : rows;
   }
-  int64_t units() const { return plain() ? (images * out_pixels() + chunk() - 1) / chunk() : images * out_height; }
-  int64_t unit_elements() const { return (plain() ? chunk() : out_width) * depth() * out_channels / 16; }
+  bool cuts_columns() const { return plain() && images * out_pixels() <= chunk(); }
+  int64_t units() const {
+    if (cuts_columns()) return images == 0 ? 0 : (out_channels + kPartColumns - 1) / kPartColumns;
+    return plain() ? (images * out_pixels() + chunk() - 1) / chunk() : images * out_height;
+  }
+  int64_t unit_elements() const {
+    if (cuts_columns()) return images * out_pixels() * depth() * kPartColumns / 16;
+    return (plain() ? chunk() : out_width) * depth() * out_channels / 16;
+  }
 };
 
 void conv_inference(const ConvInferenceParams&);

@@ -65,11 +65,12 @@ class PaddedRows {
   Buffer<int64_t> offsets;
 };
 
-// The sums of one unit of work, of `rows` pixels from `first` on, to the output.
-inline void conv_finish(const ConvInferenceParams& p, const float* sums, int64_t first, int64_t rows) {
-  const FinishParams finish{
-      sums,           padded_channels(p.out_channels), rows, p.out_channels, p.bias, p.residual, p.out,
-      p.out_channels, first * p.out_channels};
+// The sums of one unit of work, of `rows` pixels from `first` on and `columns` from `column` on, to the output.
+inline void conv_finish(const ConvInferenceParams& p, const float* sums, int64_t first, int64_t rows, int64_t column,
+                        int64_t columns) {
+  const FinishParams finish{sums,    padded_channels(columns), rows,
+                            columns, p.bias + column,          p.residual,
+                            p.out,   p.out_channels,           first * p.out_channels + column};
   dispatch_inference_activation(p.activation, [&](auto act) {
     dispatch_float32_storage(p.dtype, [&](auto type) { finish_rows<typename decltype(type)::type>(finish, act); });
   });
@@ -87,19 +88,24 @@ inline void convolve_rows(const ConvInferenceParams& p, int64_t begin, int64_t e
     product_into(
         rows.data(), rows.step(), [patch](int64_t k) { return patch[k]; }, p.out_width, p.weight, p.depth(),
         p.out_channels, sums.data(), padded_channels(p.out_channels));
-    conv_finish(p, sums.data(), unit * p.out_width, p.out_width);
+    conv_finish(p, sums.data(), unit * p.out_width, p.out_width, 0, p.out_channels);
   }
 }
 
 template <class T>
 void convolve_pixels(const ConvInferenceParams& p, int64_t begin, int64_t end) {
-  Buffer<float> sums = Buffer<float>::unfilled(p.chunk() * padded_channels(p.out_channels));
+  constexpr int64_t values = kProductValues<T>;
+  const int64_t pixels = p.images * p.out_pixels(), part = p.cuts_columns() ? p.kPartColumns : p.out_channels;
+  Buffer<float> sums = Buffer<float>::unfilled(p.chunk() * padded_channels(part));
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t first = unit * p.chunk(), count = std::min(p.chunk(), p.images * p.out_pixels() - first);
+    const int64_t column = p.cuts_columns() ? unit * part : 0, columns = std::min(part, p.out_channels - column);
+    const int64_t first = p.cuts_columns() ? 0 : unit * p.chunk(), count = std::min(p.chunk(), pixels - first);
+    const auto* const packed =
+        packed_column(reinterpret_cast<const product_element_t<T>*>(p.weight), p.in_channels / values, column);
     product_into(
-        static_cast<const T*>(p.x) + first * p.in_channels, p.in_channels, [](int64_t k) { return k; }, count, p.weight,
-        p.in_channels, p.out_channels, sums.data(), padded_channels(p.out_channels));
-    conv_finish(p, sums.data(), first, count);
+        static_cast<const T*>(p.x) + first * p.in_channels, p.in_channels, [](int64_t k) { return k; }, count, packed,
+        p.in_channels, columns, sums.data(), padded_channels(columns));
+    conv_finish(p, sums.data(), first, count, column, columns);
   }
 }
 

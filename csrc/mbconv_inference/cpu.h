@@ -31,16 +31,26 @@ struct MBConvInferenceParams {
   int64_t blocks() const { return (vectors() + kBlockVectors - 1) / kBlockVectors; }
   int64_t block_begin(int64_t block) const { return vectors() * block / blocks() * kChannelPadding; }
 
-  // The projection's units of work: chunks of rows of z, which stay in L2 while the weights pass by, or, of an image that
-  // is one chunk, parts of the columns.
-  int64_t chunk_rows() const {
-    constexpr int64_t kElements = 65536;
-    const int64_t rows = kElements / row() / 8 * 8;
-    return rows < 8 ? 8 : rows;
+  // Rows of the output are cut into strips, by shape alone, so that few blocks occupy all threads; each has a sum of its
+  // own for the pooling.
+  int64_t strips() const {
+    constexpr int64_t kUnits = 16, kLeastRows = 4;
+    const int64_t wanted = (kUnits + blocks() - 1) / blocks(), most = shape.out_height / kLeastRows;
+    return wanted < most ? wanted : most < 1 ? 1 : most;
   }
-  int64_t chunks() const { return (shape.out_pixels() + chunk_rows() - 1) / chunk_rows(); }
-  static constexpr int64_t kPartColumns = 96;
-  int64_t parts() const { return chunks() > 1 ? 1 : (out_channels + kPartColumns - 1) / kPartColumns; }
+  int64_t strip_begin(int64_t strip) const { return shape.out_height * strip / strips(); }
+
+  // The projection's units of work: tiles of rows of z, of which as many are multiplied together as stay in L2 while the
+  // weights pass by, or, of an image that is no more than that, parts of the columns.
+  static constexpr int64_t kTilePixels = 8, kPartColumns = 96;
+  int64_t chunk_tiles() const {
+    constexpr int64_t kElements = 65536;
+    const int64_t tiles = kElements / row() / kTilePixels;
+    return tiles < 1 ? 1 : tiles;
+  }
+  int64_t tiles() const { return (shape.out_pixels() + kTilePixels - 1) / kTilePixels; }
+  bool cuts_columns() const { return tiles() <= chunk_tiles(); }
+  int64_t project_units() const { return cuts_columns() ? (out_channels + kPartColumns - 1) / kPartColumns : tiles(); }
 
   // Squeeze-and-excite's scale goes to whichever is smaller, z or a copy of the projection's weights.
   bool scales_weights() const { return reduce && shape.out_pixels() > padded_channels(out_channels); }
@@ -52,7 +62,7 @@ struct MBConvImage {
   const void* stored;  // x as stored
   const void* x;       // the same as T
   void* z;             // T [out_pixels, row()]
-  float* pooled;       // sums of z, then their means
+  float* pooled;       // [strips, row()] sums of z; then their means, in the first row
   float* scale;
   float* scaled_project;  // where scales_weights()
   void* out;

@@ -31,26 +31,32 @@ class BlockOfChannels {
     }
   }
 
-  void run(int64_t block) {
+  // Units are the strips of a block, then those of the next; of strips that follow one another, rows stay in the ring.
+  void run(int64_t unit) {
+    const int64_t block = unit / p.strips(), strip = unit % p.strips();
+    const int64_t begin = p.strip_begin(strip), end = p.strip_begin(strip + 1);
     first = p.block_begin(block);
     vectors = (p.block_begin(block + 1) - first) / size;
-    for (int64_t v = 0; v < vectors; ++v) store(image.pooled + first + v * size, Vec<float>::zero(), AllLanes{});
-    int64_t ready = 0;  // rows of input
-    for (int64_t y = 0; y < s.out_height; y += ring.strip) {
-      const int64_t end = std::min(y + ring.strip, s.out_height);
-      const int64_t needed = std::min(s.height, (end - 1) * s.stride - s.top + s.kernel_size);
-      if (needed > ready) {
-        // Rows that no output reads are skipped.
-        ready = std::max(ready, std::min(y * s.stride - s.top, needed));
-        p.expand ? expand(ready, needed) : copy(ready, needed);
-        ready = needed;
-      }
-      dispatch_kernel_and_stride(s.kernel_size, s.stride,
-                                 [&](auto kernel, auto stride) { convolve<kernel(), stride()>(y, end); });
-    }
+    pooled = image.pooled + strip * p.row() + first;
+    for (int64_t v = 0; v < vectors; ++v) store(pooled + v * size, Vec<float>::zero(), AllLanes{});
+    if (unit != following || strip == 0) ready = 0;
+    following = unit + 1;
+    for (int64_t y = begin; y < end; y += ring.strip) fill_and_convolve(y, std::min(y + ring.strip, end));
   }
 
  private:
+  void fill_and_convolve(int64_t begin, int64_t end) {
+    const int64_t needed = std::min(s.height, (end - 1) * s.stride - s.top + s.kernel_size);
+    if (needed > ready) {
+      // Rows that no output reads are skipped.
+      ready = std::max(ready, std::min(begin * s.stride - s.top, needed));
+      p.expand ? expand(ready, needed) : copy(ready, needed);
+      ready = needed;
+    }
+    dispatch_kernel_and_stride(s.kernel_size, s.stride,
+                               [&](auto kernel, auto stride) { convolve<kernel(), stride()>(begin, end); });
+  }
+
   void expand(int64_t begin, int64_t end) {
     const float* const bias = p.expand_bias + first;
     using E = product_element_t<T>;
@@ -93,7 +99,7 @@ class BlockOfChannels {
     for (int64_t v = 0; v < vectors; ++v) {
       const int64_t channel = first + v * size;
       const Vec<float> bias = load(p.depthwise_bias + channel, AllLanes{});
-      Vec<float> sum = load(image.pooled + channel, AllLanes{});
+      Vec<float> sum = load(pooled + v * size, AllLanes{});
       for (int64_t y = begin; y < end; ++y) {
         const float* rows[K];
         for (int ky = 0; ky < K; ++ky) rows[ky] = planes.data() + v * ring.plane_size() + ring.at(y * S - s.top + ky);
@@ -107,7 +113,7 @@ class BlockOfChannels {
           depthwise_tile<K, S, count()>(rows, x, p.depthwise + channel, p.row(), bias, finish);
         });
       }
-      store(image.pooled + channel, sum, AllLanes{});
+      store(pooled + v * size, sum, AllLanes{});
     }
   }
 
@@ -119,6 +125,9 @@ class BlockOfChannels {
   Buffer<float> planes;
   Buffer<int64_t> offsets;  // of a pixel of the ring's rows
   int64_t first = 0, vectors = 0;
+  float* pooled = nullptr;
+  int64_t ready = 0;       // rows of x that have been through the ring
+  int64_t following = -1;  // the unit after the last one
 };
 
 // out = act(packedᵀ v + bias): one of squeeze-and-excite's layers.
@@ -153,7 +162,7 @@ inline void mbconv_channels(const MBConvInferenceParams& p, const MBConvImage& i
   dispatch_product(p.bfloat16_products, [&](auto type) {
     dispatch_inference_activation(p.activation, [&](auto act) {
       BlockOfChannels<typename decltype(type)::type, decltype(act)> blocks(p, image, act);
-      for (int64_t block = begin; block < end; ++block) blocks.run(block);
+      for (int64_t unit = begin; unit < end; ++unit) blocks.run(unit);
     });
   });
 }
@@ -161,7 +170,11 @@ inline void mbconv_channels(const MBConvInferenceParams& p, const MBConvImage& i
 inline void mbconv_excite(const MBConvInferenceParams& p, const MBConvImage& image) {
   const Vec<float> count = Vec<float>::broadcast(float(p.shape.out_pixels()));
   for (int64_t c = 0; c < p.row(); c += Vec<float>::size) {
-    store(image.pooled + c, load(image.pooled + c, AllLanes{}) / count, AllLanes{});
+    Vec<float> sum = load(image.pooled + c, AllLanes{});
+    for (int64_t strip = 1; strip < p.strips(); ++strip) {
+      sum += load(image.pooled + strip * p.row() + c, AllLanes{});
+    }
+    store(image.pooled + c, sum / count, AllLanes{});
   }
   Buffer<float> hidden = Buffer<float>::unfilled(padded_channels(p.squeezed));
   dispatch_inference_activation(p.activation, [&](auto act) {
@@ -203,9 +216,12 @@ void scale_weights(const MBConvInferenceParams& p, const MBConvImage& image) {
   T* scaled = reinterpret_cast<T*>(image.scaled_project);
   for (int64_t group = 0; group < padded_channels(p.out_channels) / kPackedColumns; ++group) {
     for (int64_t c = 0; c < p.shape.channels; c += values, weights += row, scaled += row) {
-      float factors[size];
-      for (int lane = 0; lane < size; ++lane) factors[lane] = image.scale[c + lane % values];
-      const Vec<float> factor = load(factors, AllLanes{});
+      Vec<float> factor = Vec<float>::broadcast(image.scale[c]);
+      if constexpr (values > 1) {
+        float factors[size];
+        for (int lane = 0; lane < size; ++lane) factors[lane] = image.scale[c + lane % values];
+        factor = load(factors, AllLanes{});
+      }
       for (int64_t i = 0; i < row; i += size) store(scaled + i, load(weights + i, AllLanes{}) * factor, AllLanes{});
     }
   }
@@ -215,39 +231,51 @@ inline void mbconv_scale_weights(const MBConvInferenceParams& p, const MBConvIma
   dispatch_product(p.bfloat16_products, [&](auto type) { scale_weights<typename decltype(type)::type>(p, image); });
 }
 
+// `columns` of the product from `column` on, for `rows` of z from `row` on.
 template <class T>
-void project(const MBConvInferenceParams& p, const MBConvImage& image, int64_t begin, int64_t end) {
+void project(const MBConvInferenceParams& p, const MBConvImage& image, int64_t row, int64_t rows, int64_t column,
+             int64_t columns, Buffer<float>& sums) {
   using E = product_element_t<T>;
   const float* const weights = p.scales_weights() ? image.scaled_project : p.project;
-  const int64_t width = padded_channels(p.parts() == 1 ? p.out_channels : MBConvInferenceParams::kPartColumns);
-  Buffer<float> sums = Buffer<float>::unfilled(p.chunk_rows() * width);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t row = unit / p.parts() * p.chunk_rows();
-    const int64_t rows = std::min(p.chunk_rows(), p.shape.out_pixels() - row);
-    const int64_t column = unit % p.parts() * MBConvInferenceParams::kPartColumns;
-    const int64_t columns =
-        p.parts() == 1 ? p.out_channels : std::min(MBConvInferenceParams::kPartColumns, p.out_channels - column);
-    const E* const packed =
-        packed_column(reinterpret_cast<const E*>(weights), p.shape.channels / kProductValues<T>, column);
-    product_into(
-        static_cast<const T*>(image.z) + row * p.row(), p.row(), [](int64_t k) { return k; }, rows, packed,
-        p.shape.channels, columns, sums.data(), width);
-    const FinishParams finish{sums.data(),
-                              width,
-                              rows,
-                              columns,
-                              p.project_bias + column,
-                              p.residual ? image.stored : nullptr,
-                              image.out,
-                              p.out_channels,
-                              row * p.out_channels + column};
-    dispatch_float32_storage(p.dtype, [&](auto type) {
-      finish_rows<typename decltype(type)::type>(finish, [](Vec<float> v) { return v; });
-    });
+  const E* const packed =
+      packed_column(reinterpret_cast<const E*>(weights), p.shape.channels / kProductValues<T>, column);
+  const int64_t width = padded_channels(columns);
+  product_into(
+      static_cast<const T*>(image.z) + row * p.row(), p.row(), [](int64_t k) { return k; }, rows, packed,
+      p.shape.channels, columns, sums.data(), width);
+  const FinishParams finish{sums.data(),
+                            width,
+                            rows,
+                            columns,
+                            p.project_bias + column,
+                            p.residual ? image.stored : nullptr,
+                            image.out,
+                            p.out_channels,
+                            row * p.out_channels + column};
+  dispatch_float32_storage(
+      p.dtype, [&](auto type) { finish_rows<typename decltype(type)::type>(finish, [](Vec<float> v) { return v; }); });
+}
+
+template <class T>
+void project_units(const MBConvInferenceParams& p, const MBConvImage& image, int64_t begin, int64_t end) {
+  constexpr int64_t kPart = MBConvInferenceParams::kPartColumns, kTile = MBConvInferenceParams::kTilePixels;
+  const int64_t pixels = p.shape.out_pixels();
+  Buffer<float> sums = Buffer<float>::unfilled(
+      p.cuts_columns() ? pixels * kPart : p.chunk_tiles() * kTile * padded_channels(p.out_channels));
+  if (p.cuts_columns()) {
+    for (int64_t column = begin * kPart; begin < end; ++begin, column += kPart) {
+      project<T>(p, image, 0, pixels, column, std::min(kPart, p.out_channels - column), sums);
+    }
+    return;
+  }
+  while (begin < end) {
+    const int64_t last = std::min(begin + p.chunk_tiles(), end), row = begin * kTile;
+    project<T>(p, image, row, std::min(last * kTile, pixels) - row, 0, p.out_channels, sums);
+    begin = last;
   }
 }
 
 inline void mbconv_project(const MBConvInferenceParams& p, const MBConvImage& image, int64_t begin, int64_t end) {
   dispatch_product(p.bfloat16_products,
-                   [&](auto type) { project<typename decltype(type)::type>(p, image, begin, end); });
+                   [&](auto type) { project_units<typename decltype(type)::type>(p, image, begin, end); });
 }

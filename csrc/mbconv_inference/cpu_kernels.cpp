@@ -1,5 +1,6 @@
 // Runs an MBConv block's steps over images and threads. A batch is shared among threads by images, each of which passes
-// through the block as a whole and stays in the caches; few images are shared by blocks of channels, then by rows.
+// through the block as a whole and stays in the caches; few images are shared by strips of blocks of channels, then by
+// rows.
 #include "common/cpu/buffer.h"
 #include "common/cpu/packed_matrix.h"
 #include "common/cpu/parallel.h"
@@ -38,7 +39,7 @@ struct Workspace {
   int64_t element = p.dtype == DType::float32 ? 4 : 2;
   bool widens = p.dtype != DType::float32 && !p.bfloat16_products;
   Buffer<float> z = Buffer<float>::unfilled(p.shape.out_pixels() * p.row());
-  Buffer<float> vectors = Buffer<float>::unfilled(2 * p.row());
+  Buffer<float> vectors = Buffer<float>::unfilled((p.strips() + 1) * p.row());
   Buffer<float> x = Buffer<float>::unfilled(widens ? x_size : 0);
   Buffer<float> project = Buffer<float>::unfilled(p.scales_weights() ? p.project_size() : 0);
 
@@ -49,7 +50,7 @@ struct Workspace {
             widens ? x.data() : stored,
             z.data(),
             vectors.data(),
-            vectors.data() + p.row(),
+            vectors.data() + p.strips() * p.row(),
             project.data(),
             static_cast<char*>(p.out) + n * out_size * element};
   }
@@ -64,7 +65,7 @@ void mbconv_inference(const MBConvInferenceParams& p) {
       Workspace workspace{p};
       for (int64_t n = begin; n < end; ++n) {
         const MBConvImage image = workspace.image(steps, n);
-        steps.channels(p, image, 0, p.blocks());
+        steps.channels(p, image, 0, p.blocks() * p.strips());
         if (p.reduce) {
           steps.excite(p, image);
           if (p.scales_weights()) {
@@ -73,18 +74,19 @@ void mbconv_inference(const MBConvInferenceParams& p) {
             steps.scale(p, image, 0, p.shape.out_pixels());
           }
         }
-        steps.project(p, image, 0, p.chunks() * p.parts());
+        steps.project(p, image, 0, p.project_units());
       }
     });
     return;
   }
   if (p.shape.images == 0) return;
   Workspace workspace{p};
-  const int64_t block = p.shape.pixels() * p.in_channels * MBConvInferenceParams::kBlockVectors;
-  const int64_t unit = p.chunk_rows() * p.out_channels * p.vectors() / p.parts();
+  const int64_t strip = p.shape.pixels() * p.in_channels * MBConvInferenceParams::kBlockVectors / p.strips();
+  const int64_t unit = p.shape.out_pixels() * p.out_channels * p.vectors() / p.project_units();
   for (int64_t n = 0; n < p.shape.images; ++n) {
     const MBConvImage image = workspace.image(steps, n);
-    parallel_over(p.blocks(), block, [&](int64_t begin, int64_t end) { steps.channels(p, image, begin, end); });
+    parallel_over(p.blocks() * p.strips(), strip,
+                  [&](int64_t begin, int64_t end) { steps.channels(p, image, begin, end); });
     if (p.reduce) {
       steps.excite(p, image);
       if (p.scales_weights()) {
@@ -94,8 +96,7 @@ void mbconv_inference(const MBConvInferenceParams& p) {
                       [&](int64_t begin, int64_t end) { steps.scale(p, image, begin, end); });
       }
     }
-    parallel_over(p.chunks() * p.parts(), unit,
-                  [&](int64_t begin, int64_t end) { steps.project(p, image, begin, end); });
+    parallel_over(p.project_units(), unit, [&](int64_t begin, int64_t end) { steps.project(p, image, begin, end); });
   }
 }
 
