@@ -78,8 +78,8 @@ BackwardSums<A> project_backward_sums(const MBConvBlock& block, const Geometry& 
     result.dw_project =
         parameter_gradient(sum_in_place(dweight, size), w.out_channels, g.out.channels, block.w_project);
   }
-  const auto per_image = [&](const Buffer<A>& sums) {
-    return sum_rows(sums, g.out.images, chunks.parts_per_image, row);
+  const auto per_image = [&](Buffer<A>& sums) {
+    return sum_rows(std::move(sums), g.out.images, chunks.parts_per_image, row);
   };
   return {per_image(gz), per_image(slope), per_image(slope_x)};
 }

@@ -118,15 +118,15 @@ std::optional<Excite<A>> pool_and_excite(const MBConvCore& core, const Geometry&
   forward_sums(
       {g.out, core.activation, result.y.const_data_ptr(), bn2.affine(), z.data(), slope.data(), slope_x.data()});
   std::optional<Excite<A>> se(make_excite<A>(core, g.out));
-  se->run(z, g.out.chunks(), g.out.pixels);
+  se->run(std::move(z), g.out.chunks(), g.out.pixels);
   const auto save = [&](const Buffer<A>& values, int64_t columns) {
     return vector_tensor(values.data(), core.u, g.out.images, columns);
   };
   result.pooled = save(se->pooled, channels);
   result.hidden = save(se->hidden, se->squeezed);
   result.logits = save(se->logits, channels);
-  result.a3 = save(sum_rows(slope, g.out.images, g.out.chunks(), row), channels);
-  result.a5 = save(sum_rows(slope_x, g.out.images, g.out.chunks(), row), channels);
+  result.a3 = save(sum_rows(std::move(slope), g.out.images, g.out.chunks(), row), channels);
+  result.a5 = save(sum_rows(std::move(slope_x), g.out.images, g.out.chunks(), row), channels);
   return se;
 }
 
@@ -204,11 +204,12 @@ PrologueGradient<A> backward_middle(const MBConvCore& core, const Geometry& g, c
   p.dbeta1 = dbeta1.data();
   p.dgamma1 = dgamma1.data();
   depthwise_backward(p);
-  result.dw = depthwise_weight_gradient(sum_rows(dweight, 1, parts, taps * row).data(), channels, int(taps), core.w);
+  result.dw = depthwise_weight_gradient(sum_rows(std::move(dweight), 1, parts, taps * row).data(), channels, int(taps), core.w);
   PrologueGradient<A> prologue{Buffer<A>(row), Buffer<A>(row)};
   if (!core.bn1) return prologue;
 
-  const Buffer<A> beta_sum = sum_rows(dbeta1, 1, parts, row), gamma_sum = sum_rows(dgamma1, 1, parts, row);
+  const Buffer<A> beta_sum = sum_rows(std::move(dbeta1), 1, parts, row);
+  const Buffer<A> gamma_sum = sum_rows(std::move(dgamma1), 1, parts, row);
   result.dgamma1 = parameter_gradient(gamma_sum.data(), 1, channels, core.bn1->gamma);
   result.dbeta1 = parameter_gradient(beta_sum.data(), 1, channels, core.bn1->beta);
   const int64_t count = g.in.images * g.in.pixels;

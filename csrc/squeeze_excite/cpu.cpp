@@ -23,7 +23,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor
     auto se = Excite<A>::make(w1, b1, w2, b2, extent.images, extent.channels, act, gates);
     Buffer<A> sums(extent.parts() * extent.row());
     forward_sums({extent, Activation::identity, x.const_data_ptr(), none.affine(), sums.data(), nullptr, nullptr});
-    se.run(sums, extent.chunks(), extent.pixels);
+    se.run(std::move(sums), extent.chunks(), extent.pixels);
     Tensor out = allocate_like(x);
     normalize({extent, Activation::identity, x.const_data_ptr(), none.affine(), se.scale.data(), nullptr,
                out.mutable_data_ptr()});
@@ -53,7 +53,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, 
     Buffer<A> sums(extent.parts() * extent.row());
     backward_sums({extent, Activation::identity, grad.const_data_ptr(), x.const_data_ptr(), none.affine(), sums.data(),
                    nullptr, nullptr});
-    auto gradient = ExciteGradient<A>::from(se, sum_rows(sums, extent.images, extent.chunks(), extent.row()));
+    auto gradient = ExciteGradient<A>::from(se, sum_rows(std::move(sums), extent.images, extent.chunks(), extent.row()));
     for (int64_t i = 0; i < gradient.dpooled.size(); ++i) gradient.dpooled[i] /= A(extent.pixels);
     const Buffer<A> zero(extent.row());
     Tensor dx = allocate_like(x);

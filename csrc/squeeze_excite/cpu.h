@@ -41,7 +41,6 @@ struct Excite {
   static Excite make(const Tensor& w1, const Tensor& b1, const Tensor& w2, const Tensor& b2, int64_t images,
                      int64_t channels, Activation activation, Activation gate) {
     const int64_t squeezed = w1.size(0);
-    const int64_t n_c = images * padded_channels(channels), n_s = images * padded_channels(squeezed);
     return {images,
             channels,
             squeezed,
@@ -51,10 +50,10 @@ struct Excite {
             read_rows<A>(b1, 1, squeezed),
             read_rows<A>(w2, channels, squeezed),
             read_rows<A>(b2, 1, channels),
-            Buffer<A>(n_c),
-            Buffer<A>(n_s),
-            Buffer<A>(n_c),
-            Buffer<A>(n_c)};
+            Buffer<A>(0),
+            padded_rows<A>(images, squeezed),
+            padded_rows<A>(images, channels),
+            padded_rows<A>(images, channels)};
   }
 
   // With what the forward call saved.
@@ -85,8 +84,8 @@ struct Excite {
   }
 
   // Means from the per-part sums of z, then both layers.
-  void run(const Buffer<A>& z_sums, int64_t parts_per_image, int64_t pixels) {
-    pooled = sum_rows(z_sums, images, parts_per_image, padded_channels(channels));
+  void run(Buffer<A> z_sums, int64_t parts_per_image, int64_t pixels) {
+    pooled = sum_rows(std::move(z_sums), images, parts_per_image, padded_channels(channels));
     for (int64_t i = 0; i < pooled.size(); ++i) pooled[i] /= A(pixels);
     excite(params());
   }
@@ -98,10 +97,11 @@ struct ExciteGradient {
   Buffer<A> dpooled, dw1, db1, dw2, db2;
 
   static ExciteGradient from(Excite<A>& forward, const Buffer<A>& dscale) {
-    const int64_t c = padded_channels(forward.channels), s = padded_channels(forward.squeezed);
-    Buffer<A> dlogits(forward.images * c), dhidden(forward.images * s), activated(forward.images * s);
-    ExciteGradient g{Buffer<A>(forward.images * c), Buffer<A>(forward.squeezed * c), Buffer<A>(s),
-                     Buffer<A>(forward.channels * s), Buffer<A>(c)};
+    const int64_t images = forward.images, channels = forward.channels, squeezed = forward.squeezed;
+    Buffer<A> dlogits = padded_rows<A>(images, channels), dhidden = padded_rows<A>(images, squeezed),
+              activated = padded_rows<A>(images, squeezed);
+    ExciteGradient g{padded_rows<A>(images, channels), padded_rows<A>(squeezed, channels), padded_rows<A>(1, squeezed),
+                     padded_rows<A>(channels, squeezed), padded_rows<A>(1, channels)};
     ExciteParams p = forward.params();
     p.dscale = dscale.data();
     p.dlogits = dlogits.data();

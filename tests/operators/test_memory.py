@@ -1,6 +1,7 @@
 """Views in, expanded gradients back, and what is kept between forward and backward."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from operators.axes import LAYOUTS
 from operators.cases import CASES, EVERY_CASE, Case, laid_out, mbconv_core_case
 from operators.parity import Loss, check_parity, weighted_sum
 from operators.sampling import label
+from processes import run_python
 
 SHAPE = (3, 17, 8, 7)
 
@@ -206,13 +208,18 @@ def test_memory_in_use_is_not_given_away() -> None:
     assert torch.equal(view, kept[1:, 3])
 
 
-def test_what_waits_is_bounded() -> None:
-    """Of sizes that never fit each other no more waits than was in use at once, and a quarter."""
-    ek.release_cached_memory()
-    for side in (40, 60, 90, 50, 130, 70, 100, 45):
-        ek.batch_norm_act(torch.randn(2, 32, side, side), None, None, None, None)
+def test_what_waits_is_bounded(tmp_path: Path) -> None:
+    """Of sizes that never fit each other, in a process that did nothing else, no more waits than the largest."""
+    program = """
+import torch
+import effnet_kernels as ek
+for side in (40, 60, 90, 50, 130, 70, 100, 45):
+    ek.batch_norm_act(torch.randn(2, 32, side, side), None, None, None, None)
+print(ek.release_cached_memory())
+"""
+    run = run_python(program, tmp_path)
     largest = 2 * 32 * 130 * 130 * 4
-    assert ek.release_cached_memory() <= 1.5 * largest
+    assert largest <= int(run.stdout) <= 1.1 * largest
 
 
 def test_smaller_activations_share_what_a_larger_one_left() -> None:
@@ -228,7 +235,7 @@ def test_smaller_activations_share_what_a_larger_one_left() -> None:
     del large
     parts = [address_and_output(7) for _ in range(2)]
     assert all(first <= address < first + size for address, _ in parts)
-    assert ek.release_cached_memory() == 0
+    assert ek.release_cached_memory() == size * 2 // 16
     parts.clear()
     assert address_and_output(16)[0] == first
     assert ek.release_cached_memory() == size

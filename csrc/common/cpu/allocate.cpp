@@ -34,20 +34,18 @@ Sizes dense_strides(const Sizes& sizes, Layout layout) {
   return strides;
 }
 
-}  // namespace
+int64_t element_size(const Tensor& t) {
+  return dispatch_dtype(dtype_of(t), [](auto dtype) { return int64_t(sizeof(typename decltype(dtype)::type)); });
+}
 
-Tensor allocate_activations(const Tensor& like, const Sizes& sizes, Layout layout) {
-  int64_t bytes =
-      dispatch_dtype(dtype_of(like), [](auto dtype) { return int64_t(sizeof(typename decltype(dtype)::type)); });
-  for (const int64_t size : sizes) {
-    STD_TORCH_CHECK(!__builtin_mul_overflow(bytes, size, &bytes), "too many elements for an output");
-  }
-  if (bytes < kSmallestTensor || from_blob() == nullptr) return empty_activations(like, sizes, layout);
+bool belongs_in_block(int64_t bytes) { return bytes >= kSmallestTensor && from_blob() != nullptr; }
+
+// A tensor of `bytes` in the dtype of `like`.
+Tensor tensor_in_block(const Tensor& like, int64_t bytes, const Sizes& sizes, const Sizes& strides) {
   using torch::stable::detail::from;
   using torch::stable::detail::to;
   void* const block = BlockCache::instance().take(bytes);
   AtenTensorHandle handle = nullptr;
-  const Sizes strides = dense_strides(sizes, layout);
   const AOTITorchError error = from_blob()(
       block, int64_t(sizes.size()), sizes.data(), strides.data(), 0, to<int32_t>(from(like.scalar_type())),
       to<int32_t>(from(like.device().type())), like.device().index(), &handle,
@@ -58,6 +56,28 @@ Tensor allocate_activations(const Tensor& like, const Sizes& sizes, Layout layou
     STD_TORCH_CHECK(false, "torch_from_blob failed for ", bytes, " bytes");
   }
   return Tensor(handle);
+}
+
+}  // namespace
+
+Tensor allocate_activations(const Tensor& like, const Sizes& sizes, Layout layout) {
+  int64_t bytes = element_size(like);
+  for (const int64_t size : sizes) {
+    STD_TORCH_CHECK(!__builtin_mul_overflow(bytes, size, &bytes), "too many elements for an output");
+  }
+  if (!belongs_in_block(bytes)) return empty_activations(like, sizes, layout);
+  return tensor_in_block(like, bytes, sizes, dense_strides(sizes, layout));
+}
+
+Tensor allocate_gradient(const Tensor& parameter) {
+  const int64_t bytes = parameter.numel() * element_size(parameter);
+  if (!parameter.is_contiguous() || !belongs_in_block(bytes)) return torch::stable::empty_like(parameter);
+  Sizes sizes, strides;
+  for (int d = 0; d < parameter.dim(); ++d) {
+    sizes.push_back(parameter.size(d));
+    strides.push_back(parameter.stride(d));
+  }
+  return tensor_in_block(parameter, bytes, sizes, strides);
 }
 
 }  // namespace effnet_kernels::cpu

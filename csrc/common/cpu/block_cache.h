@@ -1,20 +1,20 @@
 // Large blocks of memory that wait to be used again. Knows no torch.
 //
-// Memory comes from the system in segments, each as large as the block that asked for it. A block is the smallest run of
-// free memory in a segment that it fits, and what is left of the run stays free; neighbours that are free are one run. So
-// a training step, which asks for the same blocks as the last in the same order, is served without a new segment.
+// Memory comes from regions of addresses that are reserved once, as large as the machine's memory where the system
+// allows that, and begin to be used from their front. A block is the smallest run of free memory that it fits, or else it
+// makes the used part of the region longer; neighbours that are free are one run. So what a backward pass frees, last
+// first, becomes one piece again, from which its own larger blocks are cut, and the next step finds all its memory
+// where the last one left it.
 #pragma once
 
-#ifdef __linux__
 #include <sys/mman.h>
-#endif
+#include <unistd.h>
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #endif
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <iterator>
 #include <map>
 #include <mutex>
@@ -34,34 +34,26 @@ class BlockCache {
 
   // A block of at least `bytes`.
   void* take(int64_t bytes) {
+    if (bytes > INT64_MAX / 2) throw std::bad_alloc();
     const std::lock_guard lock(mutex_);
-    const int64_t size = (bytes + kGranularity - 1) / kGranularity * kGranularity;
+    const int64_t size = rounded(bytes, kGranularity);
     const auto fits = free_.lower_bound({size, nullptr});
-    char* block = nullptr;
-    if (fits != free_.end()) {
-      block = fits->second;
-      free_.erase(fits);
-      split(block, size);
-    } else {
-      // A quarter of slack: what is left of runs that are in use may fit nothing.
-      const int64_t most = std::max(most_used_, used_bytes_ + size);
-      free_segments(most + most / 4 - size);
-      block = fresh_segment(size);
-    }
-    used_bytes_ += size;
-    most_used_ = std::max(most_used_, used_bytes_);
-    allow_access(block, bytes);
-    return block;
+    const auto run = fits == free_.end() ? append(size) : runs_.find(fits->second);
+    if (fits != free_.end()) free_.erase(fits);
+    split(run, size);
+    run->second.free = false;
+    run->second.touched = size;
+    allow_access(run->first, bytes);
+    return run->first;
   }
 
   void give_back(void* data) {
     const std::lock_guard lock(mutex_);
     auto run = runs_.find(static_cast<char*>(data));
-    used_bytes_ -= run->second.size;
     forbid_access(run->first, run->second.size);
     run->second.free = true;
     merge_with_next(run);
-    if (run->first != run->second.segment && std::prev(run)->second.free) {
+    if (run != runs_.begin() && are_one_piece(std::prev(run), run) && std::prev(run)->second.free) {
       run = std::prev(run);
       free_.erase({run->second.size, run->first});
       merge_with_next(run);
@@ -69,13 +61,16 @@ class BlockCache {
     free_.insert({run->second.size, run->first});
   }
 
-  // Frees every segment none of which is in use, and forgets how much was once needed; how many bytes that was.
+  // Gives the pages of all that is free back to the system; how many bytes that was.
   int64_t release() {
     const std::lock_guard lock(mutex_);
-    const int64_t before = held_bytes_;
-    free_segments(0);
-    most_used_ = used_bytes_;
-    return before - held_bytes_;
+    int64_t bytes = 0;
+    for (const auto& [size, begin] : free_) {
+      int64_t& touched = runs_.find(begin)->second.touched;
+      if (touched > 0) madvise(begin, size, MADV_DONTNEED);
+      bytes += std::exchange(touched, 0);
+    }
+    return bytes;
   }
 
  private:
@@ -84,64 +79,109 @@ class BlockCache {
 
   struct Run {
     int64_t size;
-    char* segment;  // where its segment begins
-    int64_t segment_size;
+    int64_t touched;  // bytes that may be in memory
+    char* region;     // where its region begins
     bool free;
   };
   using Runs = std::map<char*, Run>;
 
-  // The block at the front of the free run that begins there, which `free_` no longer has.
-  void split(char* block, int64_t size) {
-    Run& run = runs_.find(block)->second;
-    run.free = false;
-    if (run.size == size) return;
-    const Run rest{run.size - size, run.segment, run.segment_size, true};
-    run.size = size;
-    runs_.emplace(block + size, rest);
-    free_.insert({rest.size, block + size});
+  struct Region {
+    int64_t size;
+    int64_t used;  // bytes from the front that runs are in
+  };
+
+  static int64_t rounded(int64_t bytes, int64_t to) { return (bytes + to - 1) / to * to; }
+
+  static bool are_one_piece(Runs::iterator run, Runs::iterator next) {
+    return run->second.region == next->second.region;
   }
 
-  // Adds the next run of the segment, if that is free, to a run that `free_` does not have.
+  // Leaves `size` in a run that `free_` does not have; the rest is a free run of its own.
+  void split(Runs::iterator run, int64_t size) {
+    const int64_t rest = run->second.size - size;
+    if (rest == 0) return;
+    char* const begin = run->first + size;
+    runs_.emplace(begin, Run{rest, std::min(rest, run->second.touched), run->second.region, true});
+    free_.insert({rest, begin});
+    run->second.size = size;
+  }
+
+  // Adds the next run, if it is free, to a run that `free_` does not have.
   void merge_with_next(Runs::iterator run) {
     const auto next = std::next(run);
-    if (next != runs_.end() && next->second.segment == run->second.segment && next->second.free) {
-      free_.erase({next->second.size, next->first});
-      run->second.size += next->second.size;
-      runs_.erase(next);
-    }
+    if (next == runs_.end() || !are_one_piece(run, next) || !next->second.free) return;
+    free_.erase({next->second.size, next->first});
+    run->second.size += next->second.size;
+    run->second.touched += next->second.touched;
+    runs_.erase(next);
   }
 
-  char* fresh_segment(int64_t size) {
-    const bool huge = size >= kHugePage;
-    const auto allocate = [&] { return static_cast<char*>(std::aligned_alloc(huge ? kHugePage : kGranularity, size)); };
-    char* segment = allocate();
-    if (segment == nullptr) {
-      free_segments(0);
-      segment = allocate();
-    }
-    if (segment == nullptr) throw std::bad_alloc();
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (huge) madvise(segment, size, MADV_HUGEPAGE);  // a hint: that it is refused changes nothing but the time
+  // A run of `size` that `free_` does not have, at the end of what the newest region's blocks use.
+  Runs::iterator append(int64_t size) {
+    if (newest_ == nullptr || !has_room(size)) reserve(size);
+    Region& region = regions_.at(newest_);
+    char* const end = newest_ + region.used;
+    const auto last = last_run(end);
+    const int64_t begun = last == runs_.end() ? 0 : last->second.size;
+    region.used += size - begun;
+    forbid_access(end, size - begun);
+    if (last == runs_.end()) return runs_.emplace(end, Run{size, 0, newest_, true}).first;
+    free_.erase({begun, last->first});
+    last->second.size = size;
+    return last;
+  }
+
+  bool has_room(int64_t size) const {
+    const Region& region = regions_.at(newest_);
+    return size <= region.size - region.used;
+  }
+
+  // The free run that ends there, in the newest region.
+  Runs::iterator last_run(char* end) {
+    if (end == newest_) return runs_.end();
+    const auto last = std::prev(runs_.lower_bound(end));
+    return last->second.free ? last : runs_.end();
+  }
+
+  // A region as large as the machine's memory, or, where that is refused, as a single block.
+  void reserve(int64_t size) {
+    const int64_t memory = int64_t(sysconf(_SC_PHYS_PAGES)) * int64_t(sysconf(_SC_PAGESIZE));
+    const int64_t least = rounded(size, kHugePage);
+    if (least <= memory && map_region(rounded(memory, kHugePage), MAP_NORESERVE)) return;
+    if (map_region(least, 0)) return;
+    unmap_free_regions();
+    if (!map_region(least, 0)) throw std::bad_alloc();
+  }
+
+  // Addresses alone: no memory is behind them before they are written to.
+  bool map_region(int64_t size, int flags) {
+    void* const mapped =
+        mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+    if (mapped == MAP_FAILED) return false;
+    const int64_t before = -reinterpret_cast<intptr_t>(mapped) & (kHugePage - 1);
+    newest_ = static_cast<char*>(mapped) + before;
+    if (before > 0) munmap(mapped, before);
+    munmap(newest_ + size, kHugePage - before);
+#ifdef MADV_HUGEPAGE
+    madvise(newest_, size, MADV_HUGEPAGE);  // a hint: that it is refused changes nothing but the time
 #endif
-    forbid_access(segment, size);
-    held_bytes_ += size;
-    runs_.emplace(segment, Run{size, segment, size, false});
-    return segment;
+    regions_.emplace(newest_, Region{size, 0});
+    return true;
   }
 
-  // Frees segments of which nothing is in use, smallest first, until at most `bytes` are held.
-  void free_segments(int64_t bytes) {
-    for (auto entry = free_.begin(); entry != free_.end() && held_bytes_ > bytes;) {
-      const auto run = runs_.find(entry->second);
-      if (run->second.size < run->second.segment_size) {
-        ++entry;
+  void unmap_free_regions() {
+    for (auto region = regions_.begin(); region != regions_.end();) {
+      const auto run = runs_.find(region->first);
+      if (run == runs_.end() || !run->second.free || run->second.size < region->second.used) {
+        ++region;
         continue;
       }
-      held_bytes_ -= run->second.size;
       allow_access(run->first, run->second.size);
-      std::free(run->first);
+      munmap(region->first, region->second.size);
+      free_.erase({run->second.size, run->first});
       runs_.erase(run);
-      entry = free_.erase(entry);
+      if (newest_ == region->first) newest_ = nullptr;
+      region = regions_.erase(region);
     }
   }
 
@@ -160,7 +200,8 @@ class BlockCache {
   std::mutex mutex_;
   Runs runs_;
   std::set<std::pair<int64_t, char*>> free_;  // size and beginning of every free run
-  int64_t used_bytes_ = 0, held_bytes_ = 0, most_used_ = 0;
+  std::map<char*, Region> regions_;
+  char* newest_ = nullptr;  // the region that may become longer
 };
 
 }  // namespace effnet_kernels::cpu

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "common/cpu/allocate.h"
 #include "common/cpu/buffer.h"
 #include "common/cpu/passes.h"
 #include "common/cpu/transpose.h"
@@ -16,13 +17,20 @@ inline Extent extent_of(const Tensor& x) {
   return {dtype_of(x), layout_of(x), x.size(0), x.size(1), x.size(2) * x.size(3)};
 }
 
+// [rows, padded columns] to be written, but for the padding, which is zeros.
+template <class A>
+Buffer<A> padded_rows(int64_t rows, int64_t columns) {
+  const int64_t row = padded_channels(columns);
+  return row == columns ? Buffer<A>::unfilled(rows * row) : Buffer<A>(rows * row);
+}
+
 // Values of any dtype as [rows, padded columns], zero-padded.
 template <class A>
 Buffer<A> read_rows(const Tensor& t, int64_t rows, int64_t columns) {
   STD_TORCH_CHECK(t.numel() == rows * columns, "expected ", rows * columns, " values, got ", t.numel());
   const Tensor dense = t.is_contiguous() ? t : torch::stable::contiguous(t);
   const int64_t row = padded_channels(columns);
-  Buffer<A> values(rows * row);
+  Buffer<A> values = padded_rows<A>(rows, columns);
   dispatch_dtype(dtype_of(t), [&](auto dtype) {
     using T = typename decltype(dtype)::type;
     const T* const source = static_cast<const T*>(dense.const_data_ptr());
@@ -95,7 +103,7 @@ Tensor vector_tensor(const A* values, const Tensor& like, int64_t rows, int64_t 
 // The gradient of a parameter, in its dtype and strides; write(dense tensor) fills it.
 template <class Write>
 Tensor written_gradient(const Tensor& parameter, Write write) {
-  Tensor gradient = torch::stable::empty_like(parameter);
+  Tensor gradient = allocate_gradient(parameter);
   if (gradient.is_contiguous()) {
     write(gradient);
     return gradient;
@@ -137,12 +145,15 @@ Tensor depthwise_weight_gradient(const A* by_tap, int64_t channels, int taps, co
 
 // sums[g, :] = Σ of `size` consecutive rows, for every group g.
 template <class A>
-Buffer<A> sum_rows(const Buffer<A>& rows, int64_t groups, int64_t size, int64_t row) {
-  Buffer<A> sums(groups * row);
+Buffer<A> sum_rows(Buffer<A> rows, int64_t groups, int64_t size, int64_t row) {
+  if (size == 0) return Buffer<A>(groups * row);
+  if (size == 1) return rows;
+  Buffer<A> sums = Buffer<A>::unfilled(groups * row);
   for (int64_t g = 0; g < groups; ++g) {
-    for (int64_t i = 0; i < size; ++i) {
+    A* const target = sums.data() + g * row;
+    std::copy_n(rows.data() + g * size * row, row, target);
+    for (int64_t i = 1; i < size; ++i) {
       const A* const source = rows.data() + (g * size + i) * row;
-      A* const target = sums.data() + g * row;
       for (int64_t c = 0; c < row; ++c) target[c] += source[c];
     }
   }

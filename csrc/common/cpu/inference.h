@@ -11,10 +11,7 @@ struct Activate {
 // identity, relu and relu6, which are compiled once.
 struct Clamp {
   float low, high;
-  EK_INLINE Vec<float> operator()(Vec<float> v) const {
-    const Vec<float> lower = Vec<float>::broadcast(low), upper = Vec<float>::broadcast(high);
-    return select_le(v, lower, lower, select_le(upper, v, upper, v));
-  }
+  EK_INLINE Vec<float> operator()(Vec<float> v) const { return clamp(v, low, high); }
 };
 
 // f(function of a vector) for the activations that follow a BatchNorm.
