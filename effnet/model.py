@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from effnet.arguments import check_bn_eps, check_count, check_flag, check_number, check_padding, check_rate
 from effnet.blocks import ConvBNAct, LayerSettings, PaddedConv2d, PaddingRule, build_block
 from effnet.config import TF_PREFIX, Variant, canonical_name, find_variant
-from effnet.inference import prepared_linear
+from effnet.inference import prepared_linear, prepared_network
 from effnet.switch import Switchable, check_fused
 from effnet.weights import WeightsSource, fetch_weights, load_weights
 from effnet_kernels import backend_for
@@ -145,6 +145,9 @@ class EfficientNet(EfficientNetFeatures):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input(x)
+        network = prepared_network(self, x)
+        if network is not None:
+            return network(x)
         x = self.head(self.stages(self.stem_features(x)))
         pooled = F.dropout(F.adaptive_avg_pool2d(x, 1), self.dropout, self.training)
         classifier = prepared_linear(self.classifier, pooled, fused=self.runs_fused)

@@ -11,7 +11,7 @@ its modules say.
 """
 
 from collections.abc import Callable
-from operator import attrgetter, itemgetter
+from operator import attrgetter, is_, itemgetter
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -30,7 +30,7 @@ _PLAIN_TENSORS = (Tensor, nn.Parameter)
 _VERSION = attrgetter("_version")
 
 
-_SETTINGS = ("training", "eps", "stride", "activation", "gate")
+_SETTINGS = ("training", "eps", "stride", "activation", "gate", "has_skip", "_fused")
 
 
 def _settings_of(module: nn.Module) -> list[str]:
@@ -43,15 +43,16 @@ class _Entry(Generic[Weights]):
 
     def __init__(self, layer: nn.Module) -> None:
         modules = list(layer.modules())
+        self.made_from = frozenset(map(id, modules))
         self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self.children = [m._modules for m in modules if m._modules]
         self.children_then = [dict(children) for children in self.children]
         # Of the modules' dictionaries and not of the modules: the layer itself must not be kept alive.
         self.settings = [(itemgetter(*names), m.__dict__) for m in modules if (names := _settings_of(m))]
         self.settings_then = self._settings_now()
-        self.tensor_mappings = [mapping for m in modules for mapping in (m._parameters, m._buffers) if mapping]
-        self.tensors = self._tensors_now()
-        self.ids = list(map(id, self.tensors))
+        self.places = [(mapping, name) for m in modules for mapping in (m._parameters, m._buffers) for name in mapping]
+        self.tensors_then = self._tensors_now()
+        self.tensors = [t for t in self.tensors_then if t is not None]
         self.weights: dict[torch.dtype, Weights | None] = {}
         self.dtypes = {
             t.dtype for m in modules if isinstance(m, (nn.Conv2d, nn.Linear)) for t in m.parameters(recurse=False)
@@ -61,8 +62,8 @@ class _Entry(Generic[Weights]):
         self.can_prepare = self.counts_changes and not own_forward and all(t.device.type == "cpu" for t in self.tensors)
         self.state = self._state()
 
-    def _tensors_now(self) -> list[Tensor]:
-        return [t for mapping in self.tensor_mappings for t in mapping.values() if t is not None]
+    def _tensors_now(self) -> list[Tensor | None]:
+        return [mapping.get(name) for mapping, name in self.places]
 
     def _settings_now(self) -> list[Any]:
         return [get(attributes) for get, attributes in self.settings]
@@ -75,7 +76,7 @@ class _Entry(Generic[Weights]):
     def is_current(self) -> bool:
         if self.children != self.children_then or self._settings_now() != self.settings_then:
             return False
-        return list(map(id, self._tensors_now())) == self.ids and self._state() == self.state
+        return all(map(is_, self._tensors_now(), self.tensors_then)) and self._state() == self.state
 
     def serves(self, x: Tensor) -> bool:
         if any(self.hooks) or any(_GLOBAL_HOOKS):
@@ -95,8 +96,9 @@ _entries: WeakKeyDictionary[nn.Module, _Entry[Any]] = WeakKeyDictionary()
 
 
 def forget(layer: nn.Module) -> None:
-    """Drop what was prepared for ``layer`` and for the modules directly in it."""
-    for module in (layer, *layer.children()):
+    """Drop what was prepared for ``layer``, for the modules directly in it, and for what contains it."""
+    containing = [module for module, entry in _entries.items() if id(layer) in entry.made_from]
+    for module in (layer, *layer.children(), *containing):
         _entries.pop(module, None)
 
 
