@@ -204,7 +204,8 @@ PrologueGradient<A> backward_middle(const MBConvCore& core, const Geometry& g, c
   p.dbeta1 = dbeta1.data();
   p.dgamma1 = dgamma1.data();
   depthwise_backward(p);
-  result.dw = depthwise_weight_gradient(sum_rows(std::move(dweight), 1, parts, taps * row).data(), channels, int(taps), core.w);
+  result.dw =
+      depthwise_weight_gradient(sum_rows(std::move(dweight), 1, parts, taps * row).data(), channels, int(taps), core.w);
   PrologueGradient<A> prologue{Buffer<A>(row), Buffer<A>(row)};
   if (!core.bn1) return prologue;
 

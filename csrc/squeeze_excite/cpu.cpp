@@ -53,7 +53,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, 
     Buffer<A> sums(extent.parts() * extent.row());
     backward_sums({extent, Activation::identity, grad.const_data_ptr(), x.const_data_ptr(), none.affine(), sums.data(),
                    nullptr, nullptr});
-    auto gradient = ExciteGradient<A>::from(se, sum_rows(std::move(sums), extent.images, extent.chunks(), extent.row()));
+    auto gradient =
+        ExciteGradient<A>::from(se, sum_rows(std::move(sums), extent.images, extent.chunks(), extent.row()));
     for (int64_t i = 0; i < gradient.dpooled.size(); ++i) gradient.dpooled[i] /= A(extent.pixels);
     const Buffer<A> zero(extent.row());
     Tensor dx = allocate_like(x);
