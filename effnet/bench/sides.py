@@ -182,25 +182,6 @@ class Fused(_LayoutSide):
         return TorchRunner(problem, _own(module), self.layout, backend=self.backend)
 
 
-class FusedCompiled(Fused):
-    """torch.compile around the fused operators, which takes much of Python's part in a small training step."""
-
-    @property
-    def name(self) -> str:
-        return f"fused {self.backend} compile {self.layout}"
-
-    def missing(self, problem: Problem) -> str | None:
-        if problem.case.kind == "operator" or not problem.case.training:
-            return "torch.compile around fused operators: training steps of blocks and networks only"
-        return super().missing(problem)
-
-    def build(self, problem: Problem) -> Runner:
-        module = problem.copy(self.layout)
-        module.fused = True  # type: ignore[assignment]
-        compiled = torch.compile(module, dynamic=False)
-        return _FreezingRunner(problem, _own(module), self.layout, backend=self.backend, forward=compiled)
-
-
 def all_sides(device: torch.device) -> list[Side]:
     """Every side for tensors on ``device``, in the order of :data:`FAMILIES`."""
     from effnet.bench.exported import OnnxRuntime, OpenVino
@@ -209,7 +190,6 @@ def all_sides(device: torch.device) -> list[Side]:
     for layout in LAYOUTS:
         sides += [Eager(layout), Compiled(layout), Timm(layout)]
         sides += [Fused(backend, layout) for backend in NATIVE_BACKENDS[device.type]]
-    sides += [FusedCompiled(backend, "channels_last") for backend in NATIVE_BACKENDS[device.type]]
     sides += [OnnxRuntime(), OpenVino()]
     return sorted(sides, key=lambda side: FAMILIES.index(side.family))
 
