@@ -21,7 +21,7 @@ FromBlob from_blob() {
 }
 
 // How many bytes were freed.
-int64_t release_cached_memory() { return BlockCache::instance().release(); }
+int64_t release_cached_memory() { return BlockCache::instance().release() + BlockCache::of_gradients().release(); }
 
 Sizes dense_strides(const Sizes& sizes, Layout layout) {
   Sizes strides(4);
@@ -41,18 +41,19 @@ int64_t element_size(const Tensor& t) {
 bool belongs_in_block(int64_t bytes) { return bytes >= kSmallestTensor && from_blob() != nullptr; }
 
 // A tensor of `bytes` in the dtype of `like`.
-Tensor tensor_in_block(const Tensor& like, int64_t bytes, const Sizes& sizes, const Sizes& strides) {
+Tensor tensor_in_block(BlockCache& blocks, const Tensor& like, int64_t bytes, const Sizes& sizes,
+                       const Sizes& strides) {
   using torch::stable::detail::from;
   using torch::stable::detail::to;
-  void* const block = BlockCache::instance().take(bytes);
+  void* const block = blocks.take(bytes);
   AtenTensorHandle handle = nullptr;
   const AOTITorchError error = from_blob()(
       block, int64_t(sizes.size()), sizes.data(), strides.data(), 0, to<int32_t>(from(like.scalar_type())),
       to<int32_t>(from(like.device().type())), like.device().index(), &handle,
       to<int32_t>(from(torch::headeronly::Layout::Strided)), nullptr, 0,
-      [](void* data, void*) { BlockCache::instance().give_back(data); }, nullptr);
+      [](void* data, void* owner) { static_cast<BlockCache*>(owner)->give_back(data); }, &blocks);
   if (error != 0) {
-    BlockCache::instance().give_back(block);
+    blocks.give_back(block);
     STD_TORCH_CHECK(false, "torch_from_blob failed for ", bytes, " bytes");
   }
   return Tensor(handle);
@@ -66,7 +67,7 @@ Tensor allocate_activations(const Tensor& like, const Sizes& sizes, Layout layou
     STD_TORCH_CHECK(!__builtin_mul_overflow(bytes, size, &bytes), "too many elements for an output");
   }
   if (!belongs_in_block(bytes)) return empty_activations(like, sizes, layout);
-  return tensor_in_block(like, bytes, sizes, dense_strides(sizes, layout));
+  return tensor_in_block(BlockCache::instance(), like, bytes, sizes, dense_strides(sizes, layout));
 }
 
 Tensor allocate_gradient(const Tensor& parameter) {
@@ -77,7 +78,7 @@ Tensor allocate_gradient(const Tensor& parameter) {
     sizes.push_back(parameter.size(d));
     strides.push_back(parameter.stride(d));
   }
-  return tensor_in_block(parameter, bytes, sizes, strides);
+  return tensor_in_block(BlockCache::of_gradients(), parameter, bytes, sizes, strides);
 }
 
 }  // namespace effnet_kernels::cpu

@@ -26,9 +26,15 @@ namespace effnet_kernels::cpu {
 
 class BlockCache {
  public:
-  // The library's own.
+  // The library's own, for what lives no longer than a step. Never destroyed: tensors may outlive every static object.
   static BlockCache& instance() {
-    static BlockCache* const blocks = new BlockCache;  // never destroyed: tensors may outlive every static object
+    static BlockCache* const blocks = new BlockCache;
+    return *blocks;
+  }
+  // For parameters' gradients: they may outlive the step, and lying among its activations they would keep what is free
+  // between them in pieces.
+  static BlockCache& of_gradients() {
+    static BlockCache* const blocks = new BlockCache;
     return *blocks;
   }
 
