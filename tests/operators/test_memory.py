@@ -222,6 +222,25 @@ print(ek.release_cached_memory())
     assert largest <= int(run.stdout) <= 1.1 * largest
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the size of a process is read from /proc")
+def test_where_addresses_are_scarce(tmp_path: Path) -> None:
+    """Where no range as large as the machine's memory is to be had, memory comes block by block, and still is kept."""
+    program = """
+import re, resource
+import torch
+import effnet_kernels as ek
+size = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 28),) * 2)
+x = torch.randn(4, 32, 64, 64)
+addresses = {ek.batch_norm_act(x, None, None, None, None).data_ptr() for _ in range(3)}
+for side in (90, 50, 130):
+    ek.batch_norm_act(torch.randn(2, 32, side, side), None, None, None, None)
+print(len(addresses), ek.release_cached_memory() >= x.nbytes, ek.release_cached_memory())
+"""
+    run = run_python(program, tmp_path)
+    assert run.stdout.split() == ["1", "True", "0"], run.stderr
+
+
 def test_smaller_activations_share_what_a_larger_one_left() -> None:
     """And are one piece again for the next large one."""
     ek.release_cached_memory()

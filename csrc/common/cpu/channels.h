@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "common/cpu/allocate.h"
 #include "common/cpu/buffer.h"
@@ -255,8 +256,8 @@ BackwardSums<A> image_backward_sums(const Extent& extent, Activation activation,
   Buffer<A> gz(with_gz ? size : 0), slope(size), slope_x(size);
   backward_sums({extent, activation, grad.const_data_ptr(), x.const_data_ptr(), affine, with_gz ? gz.data() : nullptr,
                  slope.data(), slope_x.data()});
-  const auto per_image = [&](const Buffer<A>& sums) {
-    return sum_rows(sums, extent.images, extent.chunks(), extent.row());
+  const auto per_image = [&](Buffer<A>& sums) {
+    return sum_rows(std::move(sums), extent.images, extent.chunks(), extent.row());
   };
   return {with_gz ? per_image(gz) : Buffer<A>(0), per_image(slope), per_image(slope_x)};
 }
