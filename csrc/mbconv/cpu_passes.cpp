@@ -23,7 +23,8 @@ BatchNormValues<A> expand(const MBConvBlock& block, MBConvBlockForward& result) 
   const RowChunks chunks = chunks_of(extent_of(result.u), w.in_channels);
   const bool batch = !bn1.mean;
   const int64_t row = padded_channels(channels);
-  Buffer<A> means(batch ? chunks.chunks() * row : 0), m2s(batch ? chunks.chunks() * row : 0);
+  const int64_t parts = batch ? chunks.chunks() : 0;
+  Buffer<A> means = padded_rows<A>(parts, channels), m2s = padded_rows<A>(parts, channels);
   const Buffer<A> weight = w.packed_transposed();
   pointwise_forward({dtype_of(x), chunks, w.in_channels, channels, x.const_data_ptr(), weight.data(),
                      result.u.mutable_data_ptr(), batch ? means.data() : nullptr, batch ? m2s.data() : nullptr});
@@ -74,10 +75,7 @@ BackwardSums<A> project_backward_sums(const MBConvBlock& block, const Geometry& 
                     y.const_data_ptr(), middle.bn2.affine(), middle.scale(), weight.data(),
                     projected_gradient.mutable_data_ptr(), gz.data(), slope.data(), slope_x.data(),
                     needs_dw ? dweight.data() : nullptr});
-  if (needs_dw) {
-    result.dw_project =
-        parameter_gradient(sum_in_place(dweight, size), w.out_channels, g.out.channels, block.w_project);
-  }
+  if (needs_dw) result.dw_project = summed_gradient(dweight, w.out_channels, g.out.channels, block.w_project);
   const auto per_image = [&](Buffer<A>& sums) {
     return sum_rows(std::move(sums), g.out.images, chunks.parts_per_image, row);
   };
@@ -98,9 +96,7 @@ void expand_backward_from(const MBConvBlock& block, const Geometry& g, const Bat
   expand_backward({g.in.dtype, chunks, k, c, result.middle.du.const_data_ptr(), block.core.u.const_data_ptr(),
                    block.x.const_data_ptr(), bn1.affine(), dbn1.mean_dv.data(), dbn1.mean_dv_x.data(), weight.data(),
                    needs.dx ? result.dx.mutable_data_ptr() : nullptr, needs.dw_expand ? dweight.data() : nullptr});
-  if (needs.dw_expand) {
-    result.dw_expand = transposed_parameter_gradient(sum_in_place(dweight, size), c, k, *block.w_expand);
-  }
+  if (needs.dw_expand) result.dw_expand = summed_transposed_gradient(dweight, k, c, *block.w_expand);
 }
 
 template <class A>

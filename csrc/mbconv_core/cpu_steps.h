@@ -88,7 +88,7 @@ BatchNormValues<A> convolve(const MBConvCore& core, const Geometry& g, const Bat
   const bool batch = !core.bn2.mean;
   const DepthwiseUnits units = forward_units(g.shape, g.in.layout);
   const int64_t parts = g.out.images * units.strips;
-  Buffer<A> means(batch ? parts * row : 0), m2s(batch ? parts * row : 0);
+  Buffer<A> means = padded_rows<A>(batch ? parts : 0, channels), m2s = padded_rows<A>(batch ? parts : 0, channels);
   const Buffer<A> weight = read_depthwise_weight<A>(core.w, channels, g.shape.taps());
   auto p = depthwise_params<DepthwiseForwardParams>(core, g, units, weight, bn1);
   p.out = result.y.mutable_data_ptr();
@@ -113,8 +113,9 @@ template <class A>
 std::optional<Excite<A>> pool_and_excite(const MBConvCore& core, const Geometry& g, const BatchNormValues<A>& bn2,
                                          MBConvForward& result) {
   if (!core.se) return std::nullopt;
-  const int64_t channels = g.out.channels, row = g.out.row(), size = g.out.parts() * row;
-  Buffer<A> z(size), slope(size), slope_x(size);
+  const int64_t channels = g.out.channels, row = g.out.row(), parts = g.out.parts();
+  Buffer<A> z = padded_rows<A>(parts, channels), slope = padded_rows<A>(parts, channels),
+            slope_x = padded_rows<A>(parts, channels);
   forward_sums(
       {g.out, core.activation, result.y.const_data_ptr(), bn2.affine(), z.data(), slope.data(), slope_x.data()});
   std::optional<Excite<A>> se(make_excite<A>(core, g.out));

@@ -50,7 +50,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& x, const T
     pointwise_backward({dtype_of(x), chunks, k, n, grad.const_data_ptr(), x.const_data_ptr(),
                         needs_dx ? weight.data() : nullptr, needs_dx ? dx.mutable_data_ptr() : nullptr,
                         needs_dw ? dweight.data() : nullptr});
-    if (needs_dw) dw = parameter_gradient(sum_in_place(dweight, size), n, k, w);
+    if (needs_dw) dw = summed_gradient(dweight, n, k, w);
   });
   return {dx, dw};
 }

@@ -13,16 +13,19 @@ namespace effnet_kernels::cpu {
 struct RowChunks {
   int64_t images, pixels, part_rows, parts_per_image, parts_per_chunk, chunks_per_group;
 
-  static constexpr int64_t kChunkElements = 131072;
+  static constexpr int64_t kChunkElements = 163840;
 
   // `columns`: elements of a row in all matrices that the chunk touches. `weights`: elements of the weight gradients.
   static RowChunks make(int64_t images, int64_t pixels, int64_t columns, int64_t weights) {
     const auto divide = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
-    const int64_t rows = std::clamp<int64_t>(kChunkElements / columns / 8 * 8, 64, 512);
+    const int64_t rows = std::clamp<int64_t>(kChunkElements / columns, 64, 512);
     const int64_t parts_per_image = divide(pixels, rows);
-    RowChunks c{images, pixels, divide(pixels, parts_per_image), parts_per_image, std::max<int64_t>(1, rows / pixels),
-                1};
-    if (c.parts_per_image > 1) c.parts_per_chunk = 1;
+    RowChunks c{images, pixels, divide(pixels, parts_per_image), parts_per_image, 1, 1};
+    if (parts_per_image == 1 && images > 1) {
+      // An even number, so that two threads have the same to do.
+      const int64_t chunks = divide(images, std::max<int64_t>(1, rows / pixels));
+      c.parts_per_chunk = divide(images, chunks + chunks % 2);
+    }
     // A group costs a pass over its partial weight gradient, so that it must be worth it.
     const int64_t elements = images * pixels * columns;
     const int64_t groups = std::clamp<int64_t>(elements / (2 * weights + 1), 2, 16);

@@ -3,6 +3,8 @@
 
 #include "common/cpu/channels.h"
 #include "common/cpu/packed_matrix.h"
+#include "common/cpu/parallel.h"
+#include "common/cpu/transpose.h"
 #include "pointwise_conv/cpu.h"
 
 namespace effnet_kernels::cpu {
@@ -38,6 +40,60 @@ template <class A>
 Buffer<A> weight_gradient_sums(const RowChunks& chunks, bool wanted, int64_t size) {
   if (!wanted) return Buffer<A>(0);
   return chunks.groups() == 0 ? Buffer<A>(size) : Buffer<A>::unfilled(chunks.groups() * size);
+}
+
+// first[begin, end) += Σ of the other groups' elements there.
+template <class A>
+void add_groups(Buffer<A>& groups, int64_t size, int64_t begin, int64_t end) {
+  A* const first = groups.data();
+  for (int64_t group = size; group < groups.size(); group += size) {
+    for (int64_t i = begin; i < end; ++i) first[i] += first[group + i];
+  }
+}
+
+// Σ of groups of [rows, padded columns], of which there is at least one, as the gradient of a weight [rows, columns].
+template <class A>
+Tensor summed_gradient(Buffer<A>& groups, int64_t rows, int64_t columns, const Tensor& weight) {
+  const int64_t row = padded_channels(columns), size = rows * row;
+  return written_gradient(weight, [&](const Tensor& dense) {
+    dispatch_dtype(dtype_of(dense), [&](auto dtype) {
+      using T = typename decltype(dtype)::type;
+      T* const to = static_cast<T*>(dense.mutable_data_ptr());
+      parallel_over(rows, groups.size() / rows, [&](int64_t begin, int64_t end) {
+        add_groups(groups, size, begin * row, end * row);
+        copy_rows(groups.data() + begin * row, end - begin, columns, to + begin * columns);
+      });
+    });
+  });
+}
+
+// The same of a weight [columns, rows].
+template <class A>
+Tensor summed_transposed_gradient(Buffer<A>& groups, int64_t rows, int64_t columns, const Tensor& weight) {
+  constexpr int64_t kBlock = 4 * kChannelPadding;  // columns: 256 bytes of a row
+  const int64_t row = padded_channels(columns), size = rows * row;
+  const auto run = [&](int64_t block, auto* to) {
+    using T = std::remove_pointer_t<decltype(to)>;
+    const int64_t first = block * kBlock, count = std::min(kBlock, columns - first);
+    for (int64_t r = 0; r < rows; ++r) add_groups(groups, size, r * row + first, r * row + first + count);
+    const A* const sums = groups.data() + first;
+    if constexpr (std::is_same_v<T, A>) {
+      transpose(sums, row, rows, count, to + first * rows, rows);
+    } else {
+      Buffer<A> transposed = Buffer<A>::unfilled(count * padded_channels(rows));
+      transpose(sums, row, rows, count, transposed.data(), padded_channels(rows));
+      copy_rows(transposed.data(), count, rows, to + first * rows);
+    }
+  };
+  return written_gradient(weight, [&](const Tensor& dense) {
+    dispatch_dtype(dtype_of(dense), [&](auto dtype) {
+      auto* const to = static_cast<typename decltype(dtype)::type*>(dense.mutable_data_ptr());
+      const int64_t blocks = (columns + kBlock - 1) / kBlock;
+      parallel_over(blocks, kBlock * groups.size() / row, [&](int64_t begin, int64_t end) {
+        for (int64_t block = begin; block < end; ++block) run(block, to);
+      });
+    });
+  });
 }
 
 }  // namespace effnet_kernels::cpu

@@ -21,7 +21,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor
     using A = typename decltype(type)::type;
     const auto none = identity_batch_norm<A>(extent.channels);
     auto se = Excite<A>::make(w1, b1, w2, b2, extent.images, extent.channels, act, gates);
-    Buffer<A> sums(extent.parts() * extent.row());
+    Buffer<A> sums = padded_rows<A>(extent.parts(), extent.channels);
     forward_sums({extent, Activation::identity, x.const_data_ptr(), none.affine(), sums.data(), nullptr, nullptr});
     se.run(std::move(sums), extent.chunks(), extent.pixels);
     Tensor out = allocate_like(x);
@@ -50,7 +50,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, 
     const auto none = identity_batch_norm<A>(extent.channels);
     auto se = Excite<A>::make(w1, b1, w2, b2, extent.images, extent.channels, act, gates);
     se.restore(pooled, hidden, logits);
-    Buffer<A> sums(extent.parts() * extent.row());
+    Buffer<A> sums = padded_rows<A>(extent.parts(), extent.channels);
     backward_sums({extent, Activation::identity, grad.const_data_ptr(), x.const_data_ptr(), none.affine(), sums.data(),
                    nullptr, nullptr});
     auto gradient =

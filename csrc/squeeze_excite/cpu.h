@@ -7,6 +7,7 @@
 #include "common/activation.h"
 #include "common/cpu/buffer.h"
 #include "common/cpu/channels.h"
+#include "common/cpu/packed_matrix.h"
 #include "common/tensor.h"
 
 namespace effnet_kernels::cpu {
@@ -16,6 +17,7 @@ struct ExciteParams {
   Activation activation, gate;
   int64_t images, channels, squeezed;
   const void *w1, *b1, *w2, *b2;   // (S, C), (S), (C, S), (C)
+  const void *w1_packed, *w2_packed;  // [C, S] and [S, C] as packed_matrix.h has them, or null: pooled → scale only
   void *pooled, *hidden, *logits;  // (N, C), (N, S), (N, C); hidden and logits before their activations
   void* scale;                     // (N, C): gate(logits)
   // backward
@@ -34,6 +36,9 @@ void excite_backward(const ExciteParams&);
 // The arrays behind ExciteParams.
 template <class A>
 struct Excite {
+  // From as many images on, packing a weight takes less time than reading it once for each.
+  static constexpr int64_t kImagesOfProduct = 8;
+
   int64_t images, channels, squeezed;
   Activation activation, gate;
   Buffer<A> w1, b1, w2, b2, pooled, hidden, logits, scale;
@@ -87,7 +92,13 @@ struct Excite {
   void run(Buffer<A> z_sums, int64_t parts_per_image, int64_t pixels) {
     pooled = sum_rows(std::move(z_sums), images, parts_per_image, padded_channels(channels));
     for (int64_t i = 0; i < pooled.size(); ++i) pooled[i] /= A(pixels);
-    excite(params());
+    if (images < kImagesOfProduct) return excite(params());
+    const Buffer<A> w1_packed = pack_transpose(w1.data(), padded_channels(channels), channels, squeezed);
+    const Buffer<A> w2_packed = pack_transpose(w2.data(), padded_channels(squeezed), squeezed, channels);
+    ExciteParams p = params();
+    p.w1_packed = w1_packed.data();
+    p.w2_packed = w2_packed.data();
+    excite(p);
   }
 };
 

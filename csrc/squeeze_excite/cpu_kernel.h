@@ -85,10 +85,35 @@ struct ExciteView {
   A* out(void* matrix, int64_t row, int64_t columns) const { return static_cast<A*>(matrix) + row * columns; }
 };
 
+// out = rows · weightᵀ + bias, for [images, depth] and [images, columns], both padded.
+template <class A>
+void linear(const A* rows, int64_t row, int64_t images, const void* packed, int64_t depth, int64_t columns,
+            const A* bias, A* out) {
+  const int64_t out_row = padded_channels(columns);
+  multiply_rows(rows, row, images, static_cast<const A*>(packed), depth, columns,
+                [&](int64_t image, int64_t column, Vec<A> sum, auto lanes) {
+                  store(out + image * out_row + column, sum + load(bias + column, AllLanes{}), lanes);
+                });
+}
+
+template <class A>
+void excite_images_as_products(const ExciteView<A>& e, int64_t begin, int64_t end) {
+  const ExciteParams& p = e.p;
+  const int64_t images = end - begin;
+  Buffer<A> activated = Buffer<A>::unfilled(images * e.s);
+  A* const hidden = e.out(p.hidden, begin, e.s);
+  A* const logits = e.out(p.logits, begin, e.c);
+  linear(e.in(p.pooled, begin, e.c), e.c, images, p.w1_packed, p.channels, p.squeezed, e.in(p.b1, 0, 0), hidden);
+  activate_row(p.activation, hidden, activated.data(), images * e.s);
+  linear<A>(activated.data(), e.s, images, p.w2_packed, p.squeezed, p.channels, e.in(p.b2, 0, 0), logits);
+  activate_row(p.gate, logits, e.out(p.scale, begin, e.c), images * e.c);
+}
+
 template <class A>
 void excite_images(const ExciteParams& params, int64_t begin, int64_t end) {
   const ExciteView<A> e{params};
   const ExciteParams& p = params;
+  if (p.w1_packed) return excite_images_as_products(e, begin, end);
   Buffer<A> activated(e.s);
   for (int64_t n = begin; n < end; ++n) {
     const A* const pooled = e.in(p.pooled, n, e.c);

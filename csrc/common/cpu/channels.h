@@ -9,7 +9,6 @@
 #include "common/cpu/allocate.h"
 #include "common/cpu/buffer.h"
 #include "common/cpu/passes.h"
-#include "common/cpu/transpose.h"
 #include "common/tensor.h"
 
 namespace effnet_kernels::cpu {
@@ -61,36 +60,24 @@ T rounded_to(A value) {
   }
 }
 
-// [rows, padded columns] into a dense tensor of any dtype.
+// [rows, padded columns] into dense rows of any dtype.
+template <class A, class T>
+void copy_rows(const A* values, int64_t rows, int64_t columns, T* to) {
+  const int64_t row = padded_channels(columns);
+  for (int64_t r = 0; r < rows; ++r) {
+    const A* const from = values + r * row;
+    if constexpr (std::is_same_v<T, A>) {
+      std::copy_n(from, columns, to + r * columns);
+    } else {
+      for (int64_t c = 0; c < columns; ++c) to[r * columns + c] = rounded_to<T>(from[c]);
+    }
+  }
+}
 template <class A>
 void write_rows(const A* values, int64_t rows, int64_t columns, const Tensor& target) {
-  const int64_t row = padded_channels(columns);
   dispatch_dtype(dtype_of(target), [&](auto dtype) {
     using T = typename decltype(dtype)::type;
-    T* const to = static_cast<T*>(target.mutable_data_ptr());
-    for (int64_t r = 0; r < rows; ++r) {
-      const A* const from = values + r * row;
-      if constexpr (std::is_same_v<T, A>) {
-        std::copy_n(from, columns, to + r * columns);
-      } else {
-        for (int64_t c = 0; c < columns; ++c) to[r * columns + c] = rounded_to<T>(from[c]);
-      }
-    }
-  });
-}
-
-// [columns, padded rows] into a dense [rows, columns] of any dtype.
-template <class A>
-void write_transposed(const A* values, int64_t rows, int64_t columns, const Tensor& target) {
-  dispatch_dtype(dtype_of(target), [&](auto dtype) {
-    using T = typename decltype(dtype)::type;
-    if constexpr (std::is_same_v<T, A>) {
-      transpose(values, padded_channels(rows), columns, rows, static_cast<T*>(target.mutable_data_ptr()), columns);
-    } else {
-      Buffer<A> transposed = Buffer<A>::unfilled(rows * padded_channels(columns));
-      transpose(values, padded_channels(rows), columns, rows, transposed.data(), padded_channels(columns));
-      write_rows(transposed.data(), rows, columns, target);
-    }
+    copy_rows(values, rows, columns, static_cast<T*>(target.mutable_data_ptr()));
   });
 }
 
@@ -117,10 +104,6 @@ Tensor written_gradient(const Tensor& parameter, Write write) {
 template <class A>
 Tensor parameter_gradient(const A* values, int64_t rows, int64_t columns, const Tensor& parameter) {
   return written_gradient(parameter, [&](const Tensor& dense) { write_rows(values, rows, columns, dense); });
-}
-template <class A>
-Tensor transposed_parameter_gradient(const A* values, int64_t rows, int64_t columns, const Tensor& parameter) {
-  return written_gradient(parameter, [&](const Tensor& dense) { write_transposed(values, rows, columns, dense); });
 }
 
 // A weight (C, 1, K, K) as [taps, padded channels], and its gradient back.
@@ -161,16 +144,6 @@ Buffer<A> sum_rows(Buffer<A> rows, int64_t groups, int64_t size, int64_t row) {
   return sums;
 }
 
-// Σ of all rows, of which there is at least one, in the place of the first.
-template <class A>
-const A* sum_in_place(Buffer<A>& rows, int64_t row) {
-  A* const sum = rows.data();
-  for (int64_t i = row; i < rows.size(); i += row) {
-    for (int64_t c = 0; c < row; ++c) sum[c] += sum[i + c];
-  }
-  return sum;
-}
-
 // Mean and biased variance per channel from the parts' means and M2, merged in float64 (Chan et al. 1979, 1.5b).
 template <class A>
 struct Statistics {
@@ -205,7 +178,7 @@ Statistics<A> merge_statistics(const Buffer<A>& means, const Buffer<A>& m2s, int
 // The batch statistics of x: one pass over it.
 template <class A>
 Statistics<A> batch_statistics(const Extent& extent, const Tensor& x) {
-  Buffer<A> means(extent.parts() * extent.row()), m2s(extent.parts() * extent.row());
+  Buffer<A> means = padded_rows<A>(extent.parts(), extent.channels), m2s = padded_rows<A>(extent.parts(), extent.channels);
   statistics({extent, x.const_data_ptr(), means.data(), m2s.data()});
   return merge_statistics(means, m2s, extent.parts(), extent.row(),
                           [&](int64_t part) { return extent.part_pixels(part); });
@@ -252,8 +225,8 @@ struct BackwardSums {
 template <class A>
 BackwardSums<A> image_backward_sums(const Extent& extent, Activation activation, const Tensor& grad, const Tensor& x,
                                     const Affine& affine, bool with_gz) {
-  const int64_t size = extent.parts() * extent.row();
-  Buffer<A> gz(with_gz ? size : 0), slope(size), slope_x(size);
+  const auto rows = [&](int64_t parts) { return padded_rows<A>(parts, extent.channels); };
+  Buffer<A> gz = rows(with_gz ? extent.parts() : 0), slope = rows(extent.parts()), slope_x = rows(extent.parts());
   backward_sums({extent, activation, grad.const_data_ptr(), x.const_data_ptr(), affine, with_gz ? gz.data() : nullptr,
                  slope.data(), slope_x.data()});
   const auto per_image = [&](Buffer<A>& sums) {

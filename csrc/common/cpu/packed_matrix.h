@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "common/cpu/buffer.h"
+#include "common/cpu/parallel.h"
 #include "common/cpu/transpose.h"
 #include "common/half.h"
 
@@ -29,12 +30,14 @@ template <class A, class F>
 Buffer<A> pack_groups(int64_t depth, int64_t columns, F fill) {
   const int64_t groups = (columns + kPackedColumns - 1) / kPackedColumns;
   Buffer<A> packed = Buffer<A>::unfilled(groups * depth * kPackedColumns);
-  for (int64_t group = 0; group < groups; ++group) {
-    const int64_t first = group * kPackedColumns, count = std::min(kPackedColumns, columns - first);
-    A* const target = packed.data() + group * depth * kPackedColumns;
-    if (count < kPackedColumns) std::fill_n(target, depth * kPackedColumns, A{});
-    fill(target, first, count);
-  }
+  parallel_over(groups, depth * kPackedColumns, [&](int64_t begin, int64_t end) {
+    for (int64_t group = begin; group < end; ++group) {
+      const int64_t first = group * kPackedColumns, count = std::min(kPackedColumns, columns - first);
+      A* const target = packed.data() + group * depth * kPackedColumns;
+      if (count < kPackedColumns) std::fill_n(target, depth * kPackedColumns, A{});
+      fill(target, first, count);
+    }
+  });
   return packed;
 }
 
@@ -42,6 +45,11 @@ Buffer<A> pack_groups(int64_t depth, int64_t columns, F fill) {
 template <class A>
 Buffer<A> pack_matrix(const A* values, int64_t row, int64_t depth, int64_t columns) {
   return pack_groups<A>(depth, columns, [&](A* target, int64_t first, int64_t count) {
+    if (count == kPackedColumns) {
+      // Of a size that the compiler knows: no call for every 16 elements.
+      for (int64_t k = 0; k < depth; ++k) std::copy_n(values + k * row + first, kPackedColumns, target + k * kPackedColumns);
+      return;
+    }
     for (int64_t k = 0; k < depth; ++k) std::copy_n(values + k * row + first, count, target + k * kPackedColumns);
   });
 }
