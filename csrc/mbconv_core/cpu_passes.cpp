@@ -40,7 +40,7 @@ MBConvInference inference(const MBConvCore& core, bool scaled) {
   depthwise_forward(p);
   if (!core.se) return {out, empty_vector(core.u, {0})};
   auto se = make_excite<A>(core, g.out);
-  se.run(std::move(sums), units.strips, g.out.pixels);
+  se.run(core.u, sums, units.strips, g.out.pixels);
   if (!scaled) return {out, vector_tensor(se.scale.data(), core.u, g.out.images, channels)};
   const auto none = identity_batch_norm<A>(channels);
   normalize({g.out, Activation::identity, out.const_data_ptr(), none.affine(), se.scale.data(), nullptr,

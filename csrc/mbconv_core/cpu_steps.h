@@ -113,21 +113,16 @@ template <class A>
 std::optional<Excite<A>> pool_and_excite(const MBConvCore& core, const Geometry& g, const BatchNormValues<A>& bn2,
                                          MBConvForward& result) {
   if (!core.se) return std::nullopt;
-  const int64_t channels = g.out.channels, row = g.out.row(), parts = g.out.parts();
-  Buffer<A> z = padded_rows<A>(parts, channels), slope = padded_rows<A>(parts, channels),
-            slope_x = padded_rows<A>(parts, channels);
-  forward_sums(
-      {g.out, core.activation, result.y.const_data_ptr(), bn2.affine(), z.data(), slope.data(), slope_x.data()});
+  Buffer<A> z = padded_rows<A>(g.out.parts(), g.out.channels);
+  ImageSums<A> a3(core.u, g.out), a5(core.u, g.out);
+  forward_sums({g.out, core.activation, result.y.const_data_ptr(), bn2.affine(), z.data(), a3.data(), a5.data()});
   std::optional<Excite<A>> se(make_excite<A>(core, g.out));
-  se->run(std::move(z), g.out.chunks(), g.out.pixels);
-  const auto save = [&](const Buffer<A>& values, int64_t columns) {
-    return vector_tensor(values.data(), core.u, g.out.images, columns);
-  };
-  result.pooled = save(se->pooled, channels);
-  result.hidden = save(se->hidden, se->squeezed);
-  result.logits = save(se->logits, channels);
-  result.a3 = save(sum_rows(std::move(slope), g.out.images, g.out.chunks(), row), channels);
-  result.a5 = save(sum_rows(std::move(slope_x), g.out.images, g.out.chunks(), row), channels);
+  auto saved = se->run(core.u, z, g.out.chunks(), g.out.pixels);
+  result.pooled = std::move(saved.pooled);
+  result.hidden = std::move(saved.hidden);
+  result.logits = std::move(saved.logits);
+  result.a3 = a3.tensor();
+  result.a5 = a5.tensor();
   return se;
 }
 
@@ -171,17 +166,18 @@ PrologueGradient<A> backward_middle(const MBConvCore& core, const Geometry& g, c
                                     MBConvBackward& result) {
   const int64_t channels = g.out.channels, row = g.out.row();
   std::optional<ExciteGradient<A>> dse;
-  Buffer<A> a3(0), a5(0);
+  Rows<A> a3, a5;
   if (core.se) {
-    dse.emplace(ExciteGradient<A>::from(*middle.se, sums.gz));
+    const ExciteTensors& weights = *core.se;
+    dse.emplace(
+        ExciteGradient<A>::from(*middle.se, sums.gz.data(), weights.w1, weights.b1, weights.w2, weights.b2));
     for (int64_t i = 0; i < dse->dpooled.size(); ++i) dse->dpooled[i] /= A(g.out.pixels);
-    a3 = read_rows<A>(saved->a3, g.out.images, channels);
-    a5 = read_rows<A>(saved->a5, g.out.images, channels);
-    const int64_t squeezed = middle.se->squeezed;
-    result.dw1 = parameter_gradient(dse->dw1.data(), squeezed, channels, core.se->w1);
-    result.db1 = parameter_gradient(dse->db1.data(), 1, squeezed, core.se->b1);
-    result.dw2 = parameter_gradient(dse->dw2.data(), channels, squeezed, core.se->w2);
-    result.db2 = parameter_gradient(dse->db2.data(), 1, channels, core.se->b2);
+    a3 = {saved->a3, g.out.images, channels};
+    a5 = {saved->a5, g.out.images, channels};
+    result.dw1 = dse->dw1;
+    result.db1 = dse->db1;
+    result.dw2 = dse->dw2;
+    result.db2 = dse->db2;
   }
   const A* const factor = middle.se ? middle.se->scale.data() : nullptr;
   const A* const offset = dse ? dse->dpooled.data() : nullptr;

@@ -23,13 +23,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor
     auto se = Excite<A>::make(w1, b1, w2, b2, extent.images, extent.channels, act, gates);
     Buffer<A> sums = padded_rows<A>(extent.parts(), extent.channels);
     forward_sums({extent, Activation::identity, x.const_data_ptr(), none.affine(), sums.data(), nullptr, nullptr});
-    se.run(std::move(sums), extent.chunks(), extent.pixels);
+    const auto saved = se.run(x, sums, extent.chunks(), extent.pixels);
     Tensor out = allocate_like(x);
     normalize({extent, Activation::identity, x.const_data_ptr(), none.affine(), se.scale.data(), nullptr,
                out.mutable_data_ptr()});
-    return {out, vector_tensor(se.pooled.data(), x, extent.images, extent.channels),
-            vector_tensor(se.hidden.data(), x, extent.images, se.squeezed),
-            vector_tensor(se.logits.data(), x, extent.images, extent.channels)};
+    return {out, saved.pooled, saved.hidden, saved.logits};
   });
 }
 
@@ -53,8 +51,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, 
     Buffer<A> sums = padded_rows<A>(extent.parts(), extent.channels);
     backward_sums({extent, Activation::identity, grad.const_data_ptr(), x.const_data_ptr(), none.affine(), sums.data(),
                    nullptr, nullptr});
-    auto gradient =
-        ExciteGradient<A>::from(se, sum_rows(std::move(sums), extent.images, extent.chunks(), extent.row()));
+    const Buffer<A> dscale = sum_rows(std::move(sums), extent.images, extent.chunks(), extent.row());
+    auto gradient = ExciteGradient<A>::from(se, dscale.data(), w1, b1, w2, b2);
     for (int64_t i = 0; i < gradient.dpooled.size(); ++i) gradient.dpooled[i] /= A(extent.pixels);
     const Buffer<A> zero(extent.row());
     Tensor dx = allocate_like(x);
@@ -65,10 +63,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad, 
                     none.affine(),
                     {se.scale.data(), gradient.dpooled.data(), zero.data(), zero.data()},
                     dx.mutable_data_ptr()});
-    return {dx, parameter_gradient(gradient.dw1.data(), se.squeezed, extent.channels, w1),
-            parameter_gradient(gradient.db1.data(), 1, se.squeezed, b1),
-            parameter_gradient(gradient.dw2.data(), extent.channels, se.squeezed, w2),
-            parameter_gradient(gradient.db2.data(), 1, extent.channels, b2)};
+    return {dx, gradient.dw1, gradient.db1, gradient.dw2, gradient.db2};
   });
 }
 

@@ -129,7 +129,7 @@ void excite_images(const ExciteParams& params, int64_t begin, int64_t end) {
 template <class A>
 void excite_scale_images(const ExciteParams& p, int64_t begin, int64_t end) {
   const ExciteView<A> e{p};
-  for (int64_t n = begin; n < end; ++n) activate_row(p.gate, e.in(p.logits, n, e.c), e.out(p.scale, n, e.c), e.c);
+  for (int64_t n = begin; n < end; ++n) activate_row(p.gate, e.in(p.saved_logits, n, e.c), e.out(p.scale, n, e.c), e.c);
 }
 
 template <class A>
@@ -138,10 +138,10 @@ void excite_backward_images(const ExciteParams& p, int64_t begin, int64_t end) {
   const int64_t images = end - begin;
   A* const dlogits = e.out(p.dlogits, begin, e.c);
   A* const dhidden = e.out(p.dhidden, begin, e.s);
-  derive_row(p.gate, e.in(p.logits, begin, e.c), e.in(p.dscale, begin, e.c), dlogits, images * e.c);
-  activate_row(p.activation, e.in(p.hidden, begin, e.s), e.out(p.activated, begin, e.s), images * e.s);
+  derive_row(p.gate, e.in(p.saved_logits, begin, e.c), e.in(p.dscale, begin, e.c), dlogits, images * e.c);
+  activate_row(p.activation, e.in(p.saved_hidden, begin, e.s), e.out(p.activated, begin, e.s), images * e.s);
   multiply_as_they_lie(dlogits, e.c, 1, images, e.in(p.w2, 0, 0), e.s, e.s, p.channels, dhidden, e.s, false);
-  derive_row(p.activation, e.in(p.hidden, begin, e.s), dhidden, dhidden, images * e.s);
+  derive_row(p.activation, e.in(p.saved_hidden, begin, e.s), dhidden, dhidden, images * e.s);
   multiply_as_they_lie(dhidden, e.s, 1, images, e.in(p.w1, 0, 0), e.c, e.c, p.squeezed, e.out(p.dpooled, begin, e.c),
                        e.c, false);
 }

@@ -2,12 +2,12 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <utility>
 
 #include "common/cpu/block_cache.h"
+#include "common/cpu/small_blocks.h"
 
 namespace effnet_kernels::cpu {
 
@@ -17,22 +17,20 @@ class Buffer {
   explicit Buffer(int64_t size) : Buffer(size, Unfilled{}) { std::memset(data_, 0, bytes_of(size)); }
   static Buffer unfilled(int64_t size) { return Buffer(size, Unfilled{}); }
 
-  Buffer(Buffer&& other) noexcept : data_(other.data_), size_(other.size_), cached_(other.cached_) {
-    other.data_ = nullptr;
-  }
+  Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(other.size_) {}
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
-    std::swap(cached_, other.cached_);
     return *this;
   }
   ~Buffer() {
-    if (cached_ && data_ != nullptr) {
-      BlockCache::instance().give_back(data_);
+    if (data_ == nullptr) return;
+    if (is_small()) {
+      SmallBlocks::give_back(data_, bytes_of(size_));
     } else {
-      std::free(data_);
+      BlockCache::instance().give_back(data_);
     }
   }
 
@@ -48,19 +46,16 @@ class Buffer {
   Buffer(int64_t size, Unfilled) : size_(size) {
     if (size < 0 || size > (INT64_MAX - kAlignment) / int64_t(sizeof(A))) throw std::bad_alloc();
     const int64_t bytes = bytes_of(size);
-    cached_ = bytes >= kSmallestCached;
-    data_ = static_cast<A*>(cached_ ? BlockCache::instance().take(bytes) : std::aligned_alloc(kAlignment, bytes));
+    data_ = static_cast<A*>(is_small() ? SmallBlocks::take(bytes) : BlockCache::instance().take(bytes));
     if (data_ == nullptr) throw std::bad_alloc();
   }
 
-  static constexpr int64_t kAlignment = 64;
-  // Less than of a tensor (allocate.cpp): no scratch lives for long.
-  static constexpr int64_t kSmallestCached = int64_t(1) << 15;
+  static constexpr int64_t kAlignment = SmallBlocks::kAlignment;
   static int64_t bytes_of(int64_t size) { return (size * int64_t(sizeof(A)) + kAlignment) / kAlignment * kAlignment; }
+  bool is_small() const { return bytes_of(size_) <= SmallBlocks::kLargest; }
 
   A* data_;
   int64_t size_;
-  bool cached_;  // from BlockCache
 };
 
 }  // namespace effnet_kernels::cpu

@@ -1,109 +1,19 @@
-// Per-channel values between tensors and the padded arrays of the CPU kernels, and the sums that follow a pass. All in
-// a fixed order, so that results do not depend on the number of threads.
+// What is computed per channel between the passes: BatchNorm's constants, statistics and gradients from sums over parts. All
+// in a fixed order, so that results do not depend on the number of threads.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <utility>
 
-#include "common/cpu/allocate.h"
-#include "common/cpu/buffer.h"
 #include "common/cpu/passes.h"
+#include "common/cpu/tensor_rows.h"
 #include "common/tensor.h"
 
 namespace effnet_kernels::cpu {
 
 inline Extent extent_of(const Tensor& x) {
   return {dtype_of(x), layout_of(x), x.size(0), x.size(1), x.size(2) * x.size(3)};
-}
-
-// [rows, padded columns] to be written, but for the padding, which is zeros.
-template <class A>
-Buffer<A> padded_rows(int64_t rows, int64_t columns) {
-  const int64_t row = padded_channels(columns);
-  return row == columns ? Buffer<A>::unfilled(rows * row) : Buffer<A>(rows * row);
-}
-
-// Values of any dtype as [rows, padded columns], zero-padded.
-template <class A>
-Buffer<A> read_rows(const Tensor& t, int64_t rows, int64_t columns) {
-  STD_TORCH_CHECK(t.numel() == rows * columns, "expected ", rows * columns, " values, got ", t.numel());
-  const Tensor dense = t.is_contiguous() ? t : torch::stable::contiguous(t);
-  const int64_t row = padded_channels(columns);
-  Buffer<A> values = padded_rows<A>(rows, columns);
-  dispatch_dtype(dtype_of(t), [&](auto dtype) {
-    using T = typename decltype(dtype)::type;
-    const T* const source = static_cast<const T*>(dense.const_data_ptr());
-    for (int64_t r = 0; r < rows; ++r) {
-      const T* const from = source + r * columns;
-      A* const to = values.data() + r * row;
-      if constexpr (std::is_same_v<T, A>) {
-        std::copy_n(from, columns, to);
-      } else if constexpr (sizeof(T) == 2) {
-        for (int64_t c = 0; c < columns; ++c) to[c] = to_float(from[c]);
-      } else {
-        for (int64_t c = 0; c < columns; ++c) to[c] = A(from[c]);
-      }
-    }
-  });
-  return values;
-}
-
-template <class T, class A>
-T rounded_to(A value) {
-  if constexpr (std::is_same_v<T, Half>) {
-    return to_half(float(value));
-  } else if constexpr (std::is_same_v<T, BFloat16>) {
-    return to_bfloat16(float(value));
-  } else {
-    return T(value);
-  }
-}
-
-// [rows, padded columns] into dense rows of any dtype.
-template <class A, class T>
-void copy_rows(const A* values, int64_t rows, int64_t columns, T* to) {
-  const int64_t row = padded_channels(columns);
-  for (int64_t r = 0; r < rows; ++r) {
-    const A* const from = values + r * row;
-    if constexpr (std::is_same_v<T, A>) {
-      std::copy_n(from, columns, to + r * columns);
-    } else {
-      for (int64_t c = 0; c < columns; ++c) to[r * columns + c] = rounded_to<T>(from[c]);
-    }
-  }
-}
-template <class A>
-void write_rows(const A* values, int64_t rows, int64_t columns, const Tensor& target) {
-  dispatch_dtype(dtype_of(target), [&](auto dtype) {
-    using T = typename decltype(dtype)::type;
-    copy_rows(values, rows, columns, static_cast<T*>(target.mutable_data_ptr()));
-  });
-}
-
-template <class A>
-Tensor vector_tensor(const A* values, const Tensor& like, int64_t rows, int64_t columns) {
-  Tensor t = empty_vector(like, {rows, columns});
-  write_rows(values, rows, columns, t);
-  return t;
-}
-
-// The gradient of a parameter, in its dtype and strides; write(dense tensor) fills it.
-template <class Write>
-Tensor written_gradient(const Tensor& parameter, Write write) {
-  Tensor gradient = allocate_gradient(parameter);
-  if (gradient.is_contiguous()) {
-    write(gradient);
-    return gradient;
-  }
-  Tensor dense = torch::stable::contiguous(gradient);
-  write(dense);
-  torch::stable::copy_(gradient, dense);
-  return gradient;
-}
-template <class A>
-Tensor parameter_gradient(const A* values, int64_t rows, int64_t columns, const Tensor& parameter) {
-  return written_gradient(parameter, [&](const Tensor& dense) { write_rows(values, rows, columns, dense); });
 }
 
 // A weight (C, 1, K, K) as [taps, padded channels], and its gradient back.
@@ -129,20 +39,47 @@ Tensor depthwise_weight_gradient(const A* by_tap, int64_t channels, int taps, co
 
 // sums[g, :] = Σ of `size` consecutive rows, for every group g.
 template <class A>
-Buffer<A> sum_rows(Buffer<A> rows, int64_t groups, int64_t size, int64_t row) {
-  if (size == 0) return Buffer<A>(groups * row);
-  if (size == 1) return rows;
-  Buffer<A> sums = Buffer<A>::unfilled(groups * row);
-  for (int64_t g = 0; g < groups; ++g) {
-    A* const target = sums.data() + g * row;
-    std::copy_n(rows.data() + g * size * row, row, target);
+void sum_rows_into(const A* rows, int64_t groups, int64_t size, int64_t row, A* sums) {
+  if (size == 0) std::fill_n(sums, groups * row, A(0));
+  for (int64_t g = 0; g < groups && size > 0; ++g) {
+    A* const target = sums + g * row;
+    std::copy_n(rows + g * size * row, row, target);
     for (int64_t i = 1; i < size; ++i) {
-      const A* const source = rows.data() + (g * size + i) * row;
+      const A* const source = rows + (g * size + i) * row;
       for (int64_t c = 0; c < row; ++c) target[c] += source[c];
     }
   }
+}
+template <class A>
+Buffer<A> sum_rows(Buffer<A> rows, int64_t groups, int64_t size, int64_t row) {
+  if (size == 1) return rows;
+  Buffer<A> sums = Buffer<A>::unfilled(groups * row);
+  sum_rows_into(rows.data(), groups, size, row, sums.data());
   return sums;
 }
+
+// A pass's sums per part, which become a result per image; where an image is one part, the pass writes the result.
+template <class A>
+class ImageSums {
+ public:
+  ImageSums(const Tensor& like, const Extent& extent)
+      : extent_(extent),
+        result_(empty_vector(like, {extent.images, extent.channels}), extent.images, extent.channels),
+        parts_(padded_rows<A>(extent.chunks() == 1 ? 0 : extent.parts(), extent.channels)) {}
+
+  A* data() { return extent_.chunks() == 1 ? result_.data() : parts_.data(); }
+  Tensor tensor() {
+    if (extent_.chunks() != 1) {
+      sum_rows_into(parts_.data(), extent_.images, extent_.chunks(), extent_.row(), result_.data());
+    }
+    return result_.tensor();
+  }
+
+ private:
+  Extent extent_;
+  ResultRows<A> result_;
+  Buffer<A> parts_;
+};
 
 // Mean and biased variance per channel from the parts' means and M2, merged in float64 (Chan et al. 1979, 1.5b).
 template <class A>

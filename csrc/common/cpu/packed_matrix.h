@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #include "common/cpu/buffer.h"
 #include "common/cpu/parallel.h"
@@ -46,8 +47,10 @@ template <class A>
 Buffer<A> pack_matrix(const A* values, int64_t row, int64_t depth, int64_t columns) {
   return pack_groups<A>(depth, columns, [&](A* target, int64_t first, int64_t count) {
     if (count == kPackedColumns) {
-      // Of a size that the compiler knows: no call for every 16 elements.
-      for (int64_t k = 0; k < depth; ++k) std::copy_n(values + k * row + first, kPackedColumns, target + k * kPackedColumns);
+      // Of a size that the compiler knows, which a call for every 16 elements would not be worth.
+      for (int64_t k = 0; k < depth; ++k) {
+        std::memcpy(target + k * kPackedColumns, values + k * row + first, kPackedColumns * sizeof(A));
+      }
       return;
     }
     for (int64_t k = 0; k < depth; ++k) std::copy_n(values + k * row + first, count, target + k * kPackedColumns);
