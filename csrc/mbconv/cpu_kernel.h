@@ -51,8 +51,11 @@ void project_forward_rows(const ProjectForwardParams& p, int64_t begin, int64_t 
     for_each_part(p, chunk, [&](auto activation, int64_t part, int64_t first) {
       scaled_part<T, activation()>(p, part, scaled.data() + first * row);
     });
-    store_product(scaled.data(), row, p.chunks.chunk_rows(chunk), static_cast<const A*>(p.weight), c, n,
-                  static_cast<T*>(p.out) + p.chunks.chunk_row(chunk) * n);
+    const int64_t rows = p.chunks.chunk_rows(chunk), next = chunk + 1 < end ? chunk + 1 : chunk;
+    Ahead ahead(tiles_of_product<A>(rows, n));
+    if (next > chunk) ahead.add(static_cast<const T*>(p.y) + p.chunks.chunk_row(next) * c, p.chunks.chunk_rows(next) * c);
+    store_product(scaled.data(), row, rows, static_cast<const A*>(p.weight), c, n,
+                  static_cast<T*>(p.out) + p.chunks.chunk_row(chunk) * n, ahead);
   }
 }
 
@@ -90,13 +93,19 @@ void project_backward_rows(const ProjectBackwardParams& p, int64_t begin, int64_
     for (int64_t chunk = p.chunks.first_chunk(group); chunk < p.chunks.last_chunk(group); ++chunk) {
       const int64_t first = p.chunks.chunk_row(chunk), rows = p.chunks.chunk_rows(chunk);
       const A* const dout = widened_rows(grad + first * n, rows * n, scratch);
-      store_product(dout, n, rows, static_cast<const A*>(p.weight), n, c, g + first * c);
+      Ahead part_ahead(tiles_of_product<A>(rows, c));
+      part_ahead.add(static_cast<const T*>(p.y) + first * c, rows * c);
+      store_product(dout, n, rows, static_cast<const A*>(p.weight), n, c, g + first * c, part_ahead);
       for_each_part(p, chunk, [&](auto activation, int64_t part, int64_t row_in_chunk) {
         project_backward_part<T, activation()>(p, part, scaled.data() + row_in_chunk * row);
       });
       if (p.dweight) {
+        Ahead ahead(tiles_of_product<A>(n, c));
+        if (chunk + 1 < p.chunks.last_chunk(end - 1)) {
+          ahead.add(g + p.chunks.chunk_row(chunk + 1) * c, p.chunks.chunk_rows(chunk + 1) * c);
+        }
         accumulate_outer(dout, n, n, scaled.data(), row, c, rows, static_cast<A*>(p.dweight) + group * n * row, row,
-                         chunk > p.chunks.first_chunk(group));
+                         chunk > p.chunks.first_chunk(group), ahead);
       }
     }
   }
@@ -122,11 +131,17 @@ void expand_backward_rows(const ExpandBackwardParams& p, int64_t begin, int64_t 
         const Vec<A> centred = load(dv + at, lanes) - mean_dv - affine.normalized(load(u + at, lanes)) * mean_dv_x;
         store(du.data() + r * row + channel, affine.scale * centred, AllLanes{});
       });
-      if (dx) store_product(du.data(), row, rows, static_cast<const A*>(p.weight), c, k, dx + first * k);
+      Ahead ahead((dx ? tiles_of_product<A>(rows, k) : 0) + (p.dweight ? tiles_of_product<A>(k, c) : 0));
+      if (chunk + 1 < p.chunks.last_chunk(end - 1)) {
+        const int64_t next = p.chunks.chunk_row(chunk + 1), count = p.chunks.chunk_rows(chunk + 1) * c;
+        ahead.add(static_cast<const T*>(p.dv) + next * c, count);
+        ahead.add(static_cast<const T*>(p.u) + next * c, count);
+      }
+      if (dx) store_product(du.data(), row, rows, static_cast<const A*>(p.weight), c, k, dx + first * k, ahead);
       if (!p.dweight) continue;
       const A* const a = widened_rows(x + first * k, rows * k, scratch);
       accumulate_outer(a, k, k, du.data(), row, c, rows, static_cast<A*>(p.dweight) + group * k * row, row,
-                       chunk > p.chunks.first_chunk(group));
+                       chunk > p.chunks.first_chunk(group), ahead);
     }
   }
 }

@@ -13,7 +13,7 @@ namespace effnet_kernels::cpu {
 struct RowChunks {
   int64_t images, pixels, part_rows, parts_per_image, parts_per_chunk, chunks_per_group;
 
-  static constexpr int64_t kChunkElements = 163840;
+  static constexpr int64_t kChunkElements = 131072;
 
   // `columns`: elements of a row in all matrices that the chunk touches. `weights`: elements of the weight gradients.
   static RowChunks make(int64_t images, int64_t pixels, int64_t columns, int64_t weights) {

@@ -13,7 +13,9 @@ void pointwise_forward_rows(const PointwiseForwardParams& p, int64_t begin, int6
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     const int64_t first = p.chunks.chunk_row(chunk), rows = p.chunks.chunk_rows(chunk);
     const A* const a = widened_rows(x + first * k, rows * k, scratch);
-    store_product(a, k, rows, static_cast<const A*>(p.weight), k, n, out + first * n);
+    Ahead ahead(tiles_of_product<A>(rows, n));
+    if (chunk + 1 < end) ahead.add(out + p.chunks.chunk_row(chunk + 1) * n, p.chunks.chunk_rows(chunk + 1) * n);
+    store_product(a, k, rows, static_cast<const A*>(p.weight), k, n, out + first * n, ahead);
     if (!p.mean) continue;
     for (int64_t channel = 0; channel < n; channel += Vec<A>::size) {
       const int lanes = int(std::min<int64_t>(Vec<A>::size, n - channel));
@@ -38,7 +40,8 @@ void pointwise_backward_rows(const PointwiseBackwardParams& p, int64_t begin, in
     for (int64_t chunk = p.chunks.first_chunk(group); chunk < p.chunks.last_chunk(group); ++chunk) {
       const int64_t first = p.chunks.chunk_row(chunk), rows = p.chunks.chunk_rows(chunk);
       const A* const g = widened_rows(grad + first * n, rows * n, grad_scratch);
-      if (p.weight) store_product(g, n, rows, static_cast<const A*>(p.weight), n, k, dx + first * k);
+      Ahead nothing(1);
+      if (p.weight) store_product(g, n, rows, static_cast<const A*>(p.weight), n, k, dx + first * k, nothing);
       if (p.dweight) {
         const A* const a = widened_rows(x + first * k, rows * k, x_scratch);
         accumulate_outer(g, n, n, a, k, k, rows, static_cast<A*>(p.dweight) + group * n * padded, padded,

@@ -11,6 +11,50 @@ inline constexpr int kTileRows = 4;  // 12 sums, 3 vectors and a broadcast in 16
 #endif
 inline constexpr int kTileVectors = 3;
 
+// Memory that will be read or written after a product, brought into the second-level cache while the product, which needs
+// the arithmetic alone, is computed: some of it after every tile.
+class Ahead {
+ public:
+  // Spread over `tiles` tiles.
+  explicit Ahead(int64_t tiles) : tiles_(tiles) {}
+
+  template <class T>
+  void add(const T* begin, int64_t elements) {
+    const int64_t lines = (elements * int64_t(sizeof(T)) + kLine - 1) / kLine;
+    const char* const first = reinterpret_cast<const char*>(begin);
+    ranges_[count_++] = {first, first + lines * kLine, (lines + tiles_ - 1) / tiles_ * kLine};
+  }
+
+  EK_INLINE void fetch() {
+    for (int i = 0; i < count_; ++i) {
+      Range& range = ranges_[i];
+      const char* const stop = std::min(range.next + range.step, range.end);
+      for (; range.next < stop; range.next += kLine) __builtin_prefetch(range.next, 0, 2);
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  struct Range {
+    const char *next, *end;
+    int64_t step;
+  };
+
+  int64_t tiles_;
+  int count_ = 0;
+  Range ranges_[2];
+};
+struct NothingAhead {
+  EK_INLINE void fetch() {}
+};
+
+// How many tiles a product of `rows` × `columns` has, about.
+template <class A>
+int64_t tiles_of_product(int64_t rows, int64_t columns) {
+  constexpr int64_t width = kTileVectors * Vec<A>::size;
+  return (rows + kTileRows - 1) / kTileRows * ((columns + width - 1) / width);
+}
+
 // sums[r][v] += Σ_k a[r][k · a_step] · b[v][k · b_step], where b's last vector has `lanes` lanes.
 template <int V, class A, class Lanes>
 EK_INLINE void multiply_tile(const A* const (&a)[kTileRows], int64_t a_step, const A* const (&b)[V], int64_t b_step,
@@ -172,9 +216,9 @@ EK_INLINE void for_each_tile_of_rows(int64_t rows, F f) {
 
 // Rows of `depth` elements, element k at offset(k), times `packed` (packed_matrix.h): epilogue(row, column, sum, lanes)
 // for every vector of the product.
-template <class E, class Offset, class Epilogue>
+template <class E, class Offset, class Epilogue, class MemoryAhead = NothingAhead>
 EK_INLINE void multiply_rows_at(const E* a, int64_t a_row, Offset offset, int64_t rows, const E* packed, int64_t depth,
-                                int64_t columns, Epilogue epilogue) {
+                                int64_t columns, Epilogue epilogue, MemoryAhead&& ahead = {}) {
   using A = typename Factors<E>::Sum::value_type;
   for_each_tile_of_columns<A>(columns, [&](auto width, int64_t column) {
     constexpr int V = width();
@@ -183,30 +227,34 @@ EK_INLINE void multiply_rows_at(const E* a, int64_t a_row, Offset offset, int64_
     const int lanes = last_lanes<V, A>(columns, column);
     for_each_tile_of_rows(rows, [&](auto count, int64_t row) {
       multiply_row_tile<count()>(a, a_row, offset, b, depth, row, column, lanes, epilogue);
+      ahead.fetch();
     });
   });
 }
 
 // The same for a [rows, depth] as it lies in memory.
-template <class E, class Epilogue>
+template <class E, class Epilogue, class MemoryAhead = NothingAhead>
 EK_INLINE void multiply_rows(const E* a, int64_t a_row, int64_t rows, const E* packed, int64_t depth, int64_t columns,
-                             Epilogue epilogue) {
-  multiply_rows_at(a, a_row, [](int64_t k) { return k; }, rows, packed, depth, columns, epilogue);
+                             Epilogue epilogue, MemoryAhead&& ahead = {}) {
+  multiply_rows_at(a, a_row, [](int64_t k) { return k; }, rows, packed, depth, columns, epilogue, ahead);
 }
 
 // The product as rows of T in memory, `columns` apart.
 template <class T, class A>
-void store_product(const A* a, int64_t a_row, int64_t rows, const A* packed, int64_t depth, int64_t columns, T* out) {
-  multiply_rows<A>(a, a_row, rows, packed, depth, columns, [&](int64_t row, int64_t column, Vec<A> sum, auto lanes) {
+void store_product(const A* a, int64_t a_row, int64_t rows, const A* packed, int64_t depth, int64_t columns, T* out,
+                   Ahead& ahead) {
+  const auto store_vector = [&](int64_t row, int64_t column, Vec<A> sum, auto lanes) {
     store(out + row * columns + column, sum, lanes);
-  });
+  };
+  multiply_rows<A>(a, a_row, rows, packed, depth, columns, store_vector, ahead);
 }
 
 // out [rows, padded columns] = a · b, for a [rows, depth], whose element (r, k) is at r · a_row + k · a_step, and
 // b [depth, columns] as it lies; added to what is there where `adds`.
-template <class A>
+template <class A, class MemoryAhead = NothingAhead>
 void multiply_as_they_lie(const A* a, int64_t a_row, int64_t a_step, int64_t rows, const A* b, int64_t b_row,
-                          int64_t columns, int64_t depth, A* out, int64_t out_row, bool adds) {
+                          int64_t columns, int64_t depth, A* out, int64_t out_row, bool adds,
+                          MemoryAhead&& ahead = {}) {
   for_each_tile_of_columns<A>(columns, [&](auto width, int64_t column) {
     constexpr int V = width();
     const A* right[V];
@@ -232,14 +280,15 @@ void multiply_as_they_lie(const A* a, int64_t a_row, int64_t a_step, int64_t row
         if (r >= count) break;
         for (int v = 0; v < V; ++v) store(target + r * out_row + v * Vec<A>::size, sums[r][v], AllLanes{});
       }
+      ahead.fetch();
     }
   });
 }
 
 // out [a_columns, padded b_columns] = Σ_rows aᵀ b, for a [rows, a_columns] and b [rows, b_columns]; added to what is
 // there where `adds`.
-template <class A>
+template <class A, class MemoryAhead = NothingAhead>
 void accumulate_outer(const A* a, int64_t a_row, int64_t a_columns, const A* b, int64_t b_row, int64_t b_columns,
-                      int64_t rows, A* out, int64_t out_row, bool adds) {
-  multiply_as_they_lie(a, 1, a_row, a_columns, b, b_row, b_columns, rows, out, out_row, adds);
+                      int64_t rows, A* out, int64_t out_row, bool adds, MemoryAhead&& ahead = {}) {
+  multiply_as_they_lie(a, 1, a_row, a_columns, b, b_row, b_columns, rows, out, out_row, adds, ahead);
 }
