@@ -82,16 +82,8 @@ class BackwardSlice {
           stage_dy(slice, image, next_out_row);
         }
         stage_input(slice, image, y);
-        const int64_t after = y + 1 < last ? out_rows(y + 1).last : next_out_row;
         for (int v = 0; v < slice.vectors(); ++v) {
-          const int64_t row = slice.row(image, y, s.height, s.width);
-          slice.prefetch(static_cast<const T*>(p.dx) + row, s.width, v);
-          if (y + 1 < last) slice.prefetch(static_cast<const T*>(p.x) + row + s.width * s.channels, s.width, v);
-          for (int64_t out_y = next_out_row; out_y < after; ++out_y) {
-            const int64_t out_row = slice.row(image, out_y, s.out_height, s.out_width);
-            slice.prefetch(static_cast<const T*>(p.grad) + out_row, s.out_width, v);
-            slice.prefetch(static_cast<const T*>(p.y) + out_row, s.out_width, v);
-          }
+          slice.prefetch(static_cast<const T*>(p.dx) + slice.row(image, y, s.height, s.width), s.width, v);
           convolve(slice, rows, y, v);
         }
         write(slice, image, y);
@@ -121,7 +113,10 @@ class BackwardSlice {
   }
   template <Activation Act>
   void stage_dy(const Slice<A>& slice, const T* grad, const T* y, A* target) {
+    const int64_t next = s.out_width * s.channels;
     slice.for_each_in_row(s.out_width, [&](int v, int64_t from, int64_t to, auto lanes) {
+      prefetch_line(grad + next + from);
+      prefetch_line(y + next + from);
       const V dy = gradient[v].template through<Act>(load(grad + from, lanes), load(y + from, lanes));
       store(target + to, dy, AllLanes{});
     });
@@ -134,14 +129,18 @@ class BackwardSlice {
       dispatch_batch_norm_activation(
           p.activation, [&](auto activation) { stage_activated<activation()>(slice, source, target, slope.data()); });
     } else {
+      const T* const next = source + s.width * s.channels;
       slice.for_each_in_row(s.width, [&](int, int64_t from, int64_t to, auto lanes) {
+        prefetch_line(next + from);
         store(target + to, load(source + from, lanes), AllLanes{});
       });
     }
   }
   template <Activation Act>
   void stage_activated(const Slice<A>& slice, const T* source, A* values, A* slopes) {
+    const T* const next = source + s.width * s.channels;
     slice.for_each_in_row(s.width, [&](int v, int64_t from, int64_t to, auto lanes) {
+      prefetch_line(next + from);
       const auto activated = activate_with_derivative<Act>(affine1[v].transformed(load(source + from, lanes)));
       store(values + to, activated.value, AllLanes{});
       store(slopes + to, activated.derivative, AllLanes{});

@@ -49,11 +49,8 @@ class ForwardSlice {
              ++next_row) {
           stage(slice, image, next_row);
         }
-        const int64_t ahead = y + 1 < last ? std::min(next_row + s.stride, s.height) : next_row;
-        convolve(slice, top, tile_row(y - tile_first), [&](int v) {
-          slice.prefetch(out_row(slice, image, y), s.out_width, v);
-          for (int64_t row = next_row; row < ahead; ++row) slice.prefetch(in_row(slice, image, row), s.width, v);
-        });
+        convolve(slice, top, tile_row(y - tile_first),
+                 [&](int v) { slice.prefetch(out_row(slice, image, y), s.out_width, v); });
       }
       write(slice, image, tile_first, tile_last);
     }
@@ -77,14 +74,18 @@ class ForwardSlice {
       dispatch_batch_norm_activation(p.activation,
                                      [&](auto activation) { stage_activated<activation()>(slice, source, target); });
     } else {
+      const T* const next = source + s.width * s.channels;
       slice.for_each_in_row(s.width, [&](int, int64_t from, int64_t to, auto lanes) {
+        prefetch_line(next + from);
         store(target + to, load(source + from, lanes), AllLanes{});
       });
     }
   }
   template <Activation Act>
   void stage_activated(const Slice<A>& slice, const T* source, A* target) {
+    const T* const next = source + s.width * s.channels;
     slice.for_each_in_row(s.width, [&](int v, int64_t from, int64_t to, auto lanes) {
+      prefetch_line(next + from);
       store(target + to, activate<Act>(affine1[v].transformed(load(source + from, lanes))), AllLanes{});
     });
   }
