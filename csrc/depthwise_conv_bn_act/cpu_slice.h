@@ -2,13 +2,6 @@
 // they lie in memory; only the convolution itself goes along a row for one vector of channels, in scratch memory.
 // Included per instruction set by foreach_capability.h.
 
-// Into the second-level cache: of the row after the one that is staged, whose arithmetic hides the wait. It may lie beyond
-// the tensor; nothing is read.
-template <class T>
-EK_INLINE void prefetch_line(const T* address) {
-  __builtin_prefetch(address, 0, 2);
-}
-
 template <class A>
 struct Slice {
   static constexpr int size = Vec<A>::size;

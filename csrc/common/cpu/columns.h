@@ -2,6 +2,30 @@
 // channels: in channels_last neighbouring channels, one vector per pixel; in NCHW one channel, the vectors along the plane.
 // Included per instruction set by foreach_capability.h.
 
+// Into the second-level cache, so that arithmetic on what is there already hides the wait. The address may lie beyond its
+// tensor; nothing is read.
+template <class T>
+EK_INLINE void prefetch_line(const T* address) {
+  __builtin_prefetch(address, 0, 2);
+}
+
+// What a streaming pass will come to, two pages on, since the processor's own prefetching ends with a page. Where a tensor
+// may lie in a cache from the pass before, it costs more than it saves.
+class Stream {
+ public:
+  explicit Stream(const Extent& extent)
+      : is_large_(extent.images * extent.channels * extent.pixels >= kLargeElements) {}
+
+  template <class T>
+  EK_INLINE void prefetch(const T* address) const {
+    if (is_large_) prefetch_line(reinterpret_cast<const char*>(address) + kAhead);
+  }
+
+ private:
+  static constexpr int64_t kLargeElements = int64_t(1) << 21, kAhead = 8192;
+  bool is_large_;
+};
+
 template <class A, Layout L>
 struct Column {
   static constexpr int size = Vec<A>::size;

@@ -73,6 +73,7 @@ void statistics_panels(const StatisticsParams& p, int64_t begin, int64_t end) {
 template <class T, Layout L, Activation Act>
 void normalize_panels(const NormalizeParams& p, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
+  const Stream stream(p.extent);
   struct Values {
     ColumnAffine<A> affine;
     Vec<A> factor;
@@ -88,6 +89,8 @@ void normalize_panels(const NormalizeParams& p, int64_t begin, int64_t end) {
       return Values{column_affine<L, A>(p.affine, channel), channel_values_or<L>(row, channel, A(1))};
     });
     const auto normalized = [&](int v, int64_t i, auto lanes) {
+      stream.prefetch(x + i);
+      stream.prefetch(out + i);
       return activate<Act>(values[v].affine.transformed(load(x + i, lanes))) * values[v].factor;
     };
     if (residual) {
@@ -103,6 +106,7 @@ void normalize_panels(const NormalizeParams& p, int64_t begin, int64_t end) {
 template <class T, Layout L, Activation Act>
 void forward_sums_panels(const ForwardSumsParams& p, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
+  const Stream stream(p.extent);
   const T* const x = static_cast<const T*>(p.x);
   PanelValues<ColumnAffine<A>, A, L> affines;
   PanelSums<A, L> z_sums, slope_sums, slope_x_sums;
@@ -112,6 +116,7 @@ void forward_sums_panels(const ForwardSumsParams& p, int64_t begin, int64_t end)
     // Lanes beyond the end hold zeros of x, not of act(v): they are masked out of every sum.
     if (p.slope_sum) {
       panel.for_each_vector([&](int v, int64_t i, auto lanes) {
+        stream.prefetch(x + i);
         const Vec<A> value = load(x + i, lanes);
         const auto z = activate_with_derivative<Act>(affines[v].transformed(value));
         z_sums[v] += fill_lanes(z.value, Vec<A>::zero(), lanes);
@@ -120,6 +125,7 @@ void forward_sums_panels(const ForwardSumsParams& p, int64_t begin, int64_t end)
       });
     } else {
       panel.for_each_vector([&](int v, int64_t i, auto lanes) {
+        stream.prefetch(x + i);
         z_sums[v] += fill_lanes(activate<Act>(affines[v].transformed(load(x + i, lanes))), Vec<A>::zero(), lanes);
       });
     }
@@ -132,6 +138,7 @@ void forward_sums_panels(const ForwardSumsParams& p, int64_t begin, int64_t end)
 template <class T, Layout L, Activation Act>
 void backward_sums_panels(const BackwardSumsParams& p, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
+  const Stream stream(p.extent);
   const T* const grad = static_cast<const T*>(p.grad);
   const T* const x = static_cast<const T*>(p.x);
   PanelValues<ColumnAffine<A>, A, L> affines;
@@ -142,6 +149,8 @@ void backward_sums_panels(const BackwardSumsParams& p, int64_t begin, int64_t en
     // Lanes beyond the end hold zeros of grad, which every term has as a factor.
     if (p.slope_sum) {
       panel.for_each_vector([&](int v, int64_t i, auto lanes) {
+        stream.prefetch(x + i);
+        stream.prefetch(grad + i);
         const Vec<A> value = load(x + i, lanes), g = load(grad + i, lanes);
         const auto z = activate_with_derivative<Act>(affines[v].transformed(value));
         const Vec<A> slope = g * z.derivative;
@@ -151,6 +160,8 @@ void backward_sums_panels(const BackwardSumsParams& p, int64_t begin, int64_t en
       });
     } else {
       panel.for_each_vector([&](int v, int64_t i, auto lanes) {
+        stream.prefetch(x + i);
+        stream.prefetch(grad + i);
         gz_sums[v] += load(grad + i, lanes) * activate<Act>(affines[v].transformed(load(x + i, lanes)));
       });
     }
@@ -163,6 +174,7 @@ void backward_sums_panels(const BackwardSumsParams& p, int64_t begin, int64_t en
 template <class T, Layout L, Activation Act>
 void input_gradient_panels(const InputGradientParams& p, int64_t begin, int64_t end) {
   using A = accumulator_t<T>;
+  const Stream stream(p.extent);
   const T* const grad = static_cast<const T*>(p.grad);
   const T* const x = static_cast<const T*>(p.x);
   T* const dx = static_cast<T*>(p.dx);
@@ -173,10 +185,15 @@ void input_gradient_panels(const InputGradientParams& p, int64_t begin, int64_t 
     });
     if (x) {
       panel.for_each_vector([&](int v, int64_t i, auto lanes) {
+        stream.prefetch(x + i);
+        stream.prefetch(grad + i);
+        stream.prefetch(dx + i);
         store(dx + i, gradients[v].template through<Act>(load(grad + i, lanes), load(x + i, lanes)), lanes);
       });
     } else {
       panel.for_each_vector([&](int v, int64_t i, auto lanes) {
+        stream.prefetch(grad + i);
+        stream.prefetch(dx + i);
         store(dx + i, load(grad + i, lanes) * gradients[v].factor + gradients[v].offset, lanes);
       });
     }
