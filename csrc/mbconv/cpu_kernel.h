@@ -51,9 +51,11 @@ void project_forward_rows(const ProjectForwardParams& p, int64_t begin, int64_t 
     for_each_part(p, chunk, [&](auto activation, int64_t part, int64_t first) {
       scaled_part<T, activation()>(p, part, scaled.data() + first * row);
     });
-    const int64_t rows = p.chunks.chunk_rows(chunk), next = chunk + 1 < end ? chunk + 1 : chunk;
+    const int64_t rows = p.chunks.chunk_rows(chunk);
     Ahead ahead(tiles_of_product<A>(rows, n));
-    if (next > chunk) ahead.add(static_cast<const T*>(p.y) + p.chunks.chunk_row(next) * c, p.chunks.chunk_rows(next) * c);
+    if (chunk + 1 < end) {
+      ahead.add(static_cast<const T*>(p.y) + p.chunks.chunk_row(chunk + 1) * c, p.chunks.chunk_rows(chunk + 1) * c);
+    }
     store_product(scaled.data(), row, rows, static_cast<const A*>(p.weight), c, n,
                   static_cast<T*>(p.out) + p.chunks.chunk_row(chunk) * n, ahead);
   }

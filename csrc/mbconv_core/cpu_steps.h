@@ -169,8 +169,7 @@ PrologueGradient<A> backward_middle(const MBConvCore& core, const Geometry& g, c
   Rows<A> a3, a5;
   if (core.se) {
     const ExciteTensors& weights = *core.se;
-    dse.emplace(
-        ExciteGradient<A>::from(*middle.se, sums.gz.data(), weights.w1, weights.b1, weights.w2, weights.b2));
+    dse.emplace(ExciteGradient<A>::from(*middle.se, sums.gz.data(), weights.w1, weights.b1, weights.w2, weights.b2));
     for (int64_t i = 0; i < dse->dpooled.size(); ++i) dse->dpooled[i] /= A(g.out.pixels);
     a3 = {saved->a3, g.out.images, channels};
     a5 = {saved->a5, g.out.images, channels};

@@ -40,8 +40,7 @@ void pointwise_backward_rows(const PointwiseBackwardParams& p, int64_t begin, in
     for (int64_t chunk = p.chunks.first_chunk(group); chunk < p.chunks.last_chunk(group); ++chunk) {
       const int64_t first = p.chunks.chunk_row(chunk), rows = p.chunks.chunk_rows(chunk);
       const A* const g = widened_rows(grad + first * n, rows * n, grad_scratch);
-      Ahead nothing(1);
-      if (p.weight) store_product(g, n, rows, static_cast<const A*>(p.weight), n, k, dx + first * k, nothing);
+      if (p.weight) store_product(g, n, rows, static_cast<const A*>(p.weight), n, k, dx + first * k);
       if (p.dweight) {
         const A* const a = widened_rows(x + first * k, rows * k, x_scratch);
         accumulate_outer(g, n, n, a, k, k, rows, static_cast<A*>(p.dweight) + group * n * padded, padded,

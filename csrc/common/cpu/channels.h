@@ -115,7 +115,8 @@ Statistics<A> merge_statistics(const Buffer<A>& means, const Buffer<A>& m2s, int
 // The batch statistics of x: one pass over it.
 template <class A>
 Statistics<A> batch_statistics(const Extent& extent, const Tensor& x) {
-  Buffer<A> means = padded_rows<A>(extent.parts(), extent.channels), m2s = padded_rows<A>(extent.parts(), extent.channels);
+  Buffer<A> means = padded_rows<A>(extent.parts(), extent.channels),
+            m2s = padded_rows<A>(extent.parts(), extent.channels);
   statistics({extent, x.const_data_ptr(), means.data(), m2s.data()});
   return merge_statistics(means, m2s, extent.parts(), extent.row(),
                           [&](int64_t part) { return extent.part_pixels(part); });

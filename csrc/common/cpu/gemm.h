@@ -240,9 +240,9 @@ EK_INLINE void multiply_rows(const E* a, int64_t a_row, int64_t rows, const E* p
 }
 
 // The product as rows of T in memory, `columns` apart.
-template <class T, class A>
+template <class T, class A, class MemoryAhead = NothingAhead>
 void store_product(const A* a, int64_t a_row, int64_t rows, const A* packed, int64_t depth, int64_t columns, T* out,
-                   Ahead& ahead) {
+                   MemoryAhead&& ahead = {}) {
   const auto store_vector = [&](int64_t row, int64_t column, Vec<A> sum, auto lanes) {
     store(out + row * columns + column, sum, lanes);
   };

@@ -9,19 +9,6 @@
 namespace effnet_kernels::cpu {
 
 class SmallBlocks {
-  struct Waiting {
-    int count = 0;
-    void* blocks[16];
-
-    ~Waiting() {
-      while (count > 0) std::free(blocks[--count]);
-    }
-  };
-  static Waiting& waiting_for(int size_class) {
-    static thread_local Waiting waiting[10];
-    return waiting[size_class];
-  }
-
  public:
   static constexpr int64_t kAlignment = 64, kLargest = int64_t(1) << 15;
 
@@ -43,14 +30,29 @@ class SmallBlocks {
   }
 
  private:
+  static constexpr int kRoom = 16;
 #if defined(__SANITIZE_ADDRESS__)
   static constexpr int kMostWaiting = 0;  // every block is the allocator's, which finds what is used too late
 #else
-  static constexpr int kMostWaiting = 16;
+  static constexpr int kMostWaiting = kRoom;
 #endif
 
-  static int size_class(int64_t bytes) {
+  // Blocks of class k have kAlignment · 2^k bytes.
+  static constexpr int size_class(int64_t bytes) {
     return std::countr_zero(std::bit_ceil(uint64_t(bytes + kAlignment - 1) / uint64_t(kAlignment)));
+  }
+
+  struct Waiting {
+    int count = 0;
+    void* blocks[kRoom];
+
+    ~Waiting() {
+      while (count > 0) std::free(blocks[--count]);
+    }
+  };
+  static Waiting& waiting_for(int k) {
+    static thread_local Waiting waiting[size_class(kLargest) + 1];
+    return waiting[k];
   }
 };
 

@@ -132,7 +132,10 @@ template <class A>
 class ResultRows {
  public:
   ResultRows(Tensor tensor, int64_t rows, int64_t columns)
-      : rows_(rows), columns_(columns), tensor_(std::move(tensor)), direct_(has_rows_of<A>(tensor_, columns)),
+      : rows_(rows),
+        columns_(columns),
+        tensor_(std::move(tensor)),
+        direct_(has_rows_of<A>(tensor_, columns)),
         values_(direct_ ? Buffer<A>(0) : padded_rows<A>(rows, columns)) {}
 
   A* data() { return direct_ ? static_cast<A*>(tensor_.mutable_data_ptr()) : values_.data(); }
