@@ -45,7 +45,7 @@ struct Slice {
     constexpr int64_t kLine = 64 / sizeof(T);
     const int64_t last = (v + 1) * width / vectors();
     for (int64_t x = v * width / vectors(); x < last; ++x) {
-      for (int64_t c = 0; c < count; c += kLine) __builtin_prefetch(row + x * channels + c, 0, 2);
+      for (int64_t c = 0; c < count; c += kLine) prefetch_line(row + x * channels + c);
     }
   }
 };

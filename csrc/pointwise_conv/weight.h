@@ -1,9 +1,9 @@
 // The weight of a 1×1 convolution, (O, K, 1, 1), as the products read it, and its gradient back.
 #pragma once
 
-#include "common/cpu/channels.h"
 #include "common/cpu/packed_matrix.h"
 #include "common/cpu/parallel.h"
+#include "common/cpu/tensor_rows.h"
 #include "common/cpu/transpose.h"
 #include "pointwise_conv/cpu.h"
 
@@ -15,9 +15,7 @@ class PointwiseWeight {
  public:
   explicit PointwiseWeight(const Tensor& w)
       : out_channels(w.size(0)), in_channels(w.numel() / std::max<int64_t>(1, w.size(0))), tensor_(w), copy_(0) {
-    const bool direct = (sizeof(A) == 4 ? DType::float32 : DType::float64) == dtype_of(w);
-    if (direct && w.is_contiguous()) return;
-    copy_ = read_rows<A>(w, out_channels, in_channels);
+    if (!is_dense_of<A>(w)) copy_ = read_rows<A>(w, out_channels, in_channels);
   }
 
   // For x · Wᵀ.

@@ -17,7 +17,7 @@ struct ExciteParams {
   Activation activation, gate;
   int64_t images, channels, squeezed;
   const void *w1, *b1, *w2, *b2;      // (S, C), (S), (C, S), (C)
-  const void *w1_packed, *w2_packed;  // [C, S] and [S, C] as packed_matrix.h has them, or null: pooled → scale only
+  const void *w1_packed, *w2_packed;  // their transposes as packed_matrix.h has them, for many images; or null
   const void* pooled;                 // (N, C)
   void *hidden, *logits;              // (N, S), (N, C): before their activations
   void* scale;                        // (N, C): gate(logits)

@@ -29,7 +29,7 @@ class Ahead {
     for (int i = 0; i < count_; ++i) {
       Range& range = ranges_[i];
       const char* const stop = std::min(range.next + range.step, range.end);
-      for (; range.next < stop; range.next += kLine) __builtin_prefetch(range.next, 0, 2);
+      for (; range.next < stop; range.next += kLine) prefetch_line(range.next);
     }
   }
 

@@ -103,10 +103,14 @@ Tensor parameter_gradient(const A* values, int64_t rows, int64_t columns, const 
   return written_gradient(parameter, [&](const Tensor& dense) { write_rows(values, rows, columns, dense); });
 }
 
+// Whether a tensor's memory can be read and written as it lies: dense values of A, and then as rows without padding.
+template <class A>
+bool is_dense_of(const Tensor& t) {
+  return (sizeof(A) == 4 ? DType::float32 : DType::float64) == dtype_of(t) && t.is_contiguous();
+}
 template <class A>
 bool has_rows_of(const Tensor& t, int64_t columns) {
-  return (sizeof(A) == 4 ? DType::float32 : DType::float64) == dtype_of(t) && t.is_contiguous() &&
-         columns == padded_channels(columns);
+  return is_dense_of<A>(t) && columns == padded_channels(columns);
 }
 
 // A tensor's values as [rows, padded columns]: the tensor's own memory, where it has them like that, else a copy.
