@@ -1,6 +1,7 @@
 // A convolution in inference on CPU, with BatchNorm folded in: act(conv(x)) (+ residual), written in channels_last.
 #pragma once
 
+#include "common/cpu/packed_matrix.h"
 #include "common/cpu/passes.h"
 
 namespace effnet_kernels::cpu {
@@ -30,7 +31,7 @@ struct ConvInferenceParams {
 
   // The work is cut into chunks of such pixels, of which a single one is cut into parts of the columns, else into rows of
   // the output.
-  static constexpr int64_t kPartColumns = 96;
+  ColumnParts columns() const { return ColumnParts(out_channels); }
   int64_t chunk() const {
     constexpr int64_t kElements = 24576;
     const int64_t rows = kElements / in_channels / 8 * 8;
@@ -38,11 +39,11 @@ struct ConvInferenceParams {
   }
   bool cuts_columns() const { return plain() && images * out_pixels() <= chunk(); }
   int64_t units() const {
-    if (cuts_columns()) return images == 0 ? 0 : (out_channels + kPartColumns - 1) / kPartColumns;
+    if (cuts_columns()) return images == 0 ? 0 : columns().count();
     return plain() ? (images * out_pixels() + chunk() - 1) / chunk() : images * out_height;
   }
   int64_t unit_elements() const {
-    if (cuts_columns()) return images * out_pixels() * depth() * kPartColumns / 16;
+    if (cuts_columns()) return images * out_pixels() * depth() * out_channels / 16 / columns().count();
     return (plain() ? chunk() : out_width) * depth() * out_channels / 16;
   }
 };

@@ -92,20 +92,30 @@ inline void convolve_rows(const ConvInferenceParams& p, int64_t begin, int64_t e
   }
 }
 
+// Rows of pixels from `first` on times `columns` from `column` on.
+template <class T>
+void multiply_pixels(const ConvInferenceParams& p, int64_t first, int64_t rows, int64_t column, int64_t columns,
+                     Buffer<float>& sums) {
+  const auto* const packed =
+      packed_column(reinterpret_cast<const product_element_t<T>*>(p.weight), p.in_channels / kProductValues<T>, column);
+  product_into(
+      static_cast<const T*>(p.x) + first * p.in_channels, p.in_channels, [](int64_t k) { return k; }, rows, packed,
+      p.in_channels, columns, sums.data(), padded_channels(columns));
+  conv_finish(p, sums.data(), first, rows, column, columns);
+}
+
 template <class T>
 void convolve_pixels(const ConvInferenceParams& p, int64_t begin, int64_t end) {
-  constexpr int64_t values = kProductValues<T>;
-  const int64_t pixels = p.images * p.out_pixels(), part = p.cuts_columns() ? p.kPartColumns : p.out_channels;
-  Buffer<float> sums = Buffer<float>::unfilled(p.chunk() * padded_channels(part));
+  const int64_t pixels = p.images * p.out_pixels();
+  if (p.cuts_columns()) {
+    const int64_t first = p.columns().begin(begin), columns = p.columns().begin(end) - first;
+    Buffer<float> sums = Buffer<float>::unfilled(pixels * padded_channels(columns));
+    return multiply_pixels<T>(p, 0, pixels, first, columns, sums);
+  }
+  Buffer<float> sums = Buffer<float>::unfilled(p.chunk() * padded_channels(p.out_channels));
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t column = p.cuts_columns() ? unit * part : 0, columns = std::min(part, p.out_channels - column);
-    const int64_t first = p.cuts_columns() ? 0 : unit * p.chunk(), count = std::min(p.chunk(), pixels - first);
-    const auto* const packed =
-        packed_column(reinterpret_cast<const product_element_t<T>*>(p.weight), p.in_channels / values, column);
-    product_into(
-        static_cast<const T*>(p.x) + first * p.in_channels, p.in_channels, [](int64_t k) { return k; }, count, packed,
-        p.in_channels, columns, sums.data(), padded_channels(columns));
-    conv_finish(p, sums.data(), first, count, column, columns);
+    const int64_t first = unit * p.chunk();
+    multiply_pixels<T>(p, first, std::min(p.chunk(), pixels - first), 0, p.out_channels, sums);
   }
 }
 

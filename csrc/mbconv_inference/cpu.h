@@ -3,6 +3,9 @@
 // multiply, are bfloat16; sums stay float32.
 #pragma once
 
+#include <algorithm>
+
+#include "common/cpu/packed_matrix.h"
 #include "common/cpu/passes.h"
 #include "depthwise_conv_bn_act/shape.h"
 
@@ -40,17 +43,43 @@ struct MBConvInferenceParams {
   }
   int64_t strip_begin(int64_t strip) const { return shape.out_height * strip / strips(); }
 
+  // A unit of work is a strip of a block. Of large maps they are counted strip after strip, so that a thread has rows of
+  // its own, and what it writes is what it reads again; of small ones, whose rows at the edge of a strip would be expanded
+  // by both, block after block.
+  bool strips_are_outer() const {
+    constexpr int64_t kRowsForOverlap = 28;
+    return shape.out_height >= kRowsForOverlap;
+  }
+
+  // f(block, first strip, end) for the units from `begin` to `end`, the strips of a block together.
+  template <class F>
+  void for_each_block_of_units(int64_t begin, int64_t end, F f) const {
+    const int64_t n = strips_are_outer() ? blocks() : strips();
+    for (int64_t block = 0; block < blocks(); ++block) {
+      const auto first_strip_from = [&](int64_t unit) {
+        if (!strips_are_outer()) return std::clamp<int64_t>(unit - block * n, 0, n);
+        return unit <= block ? 0 : (unit - block + n - 1) / n;
+      };
+      const int64_t first = first_strip_from(begin), last = first_strip_from(end);
+      if (first < last) f(block, first, last);
+    }
+  }
+
   // The projection's units of work: tiles of rows of z, of which as many are multiplied together as stay in L2 while the
-  // weights pass by, or, of an image that is no more than that, parts of the columns.
-  static constexpr int64_t kTilePixels = 8, kPartColumns = 96;
+  // weights pass by, or, of an image of few tiles, which threads could not share evenly, parts of the columns.
+  static constexpr int64_t kTilePixels = 8;
+  ColumnParts columns() const { return ColumnParts(out_channels); }
   int64_t chunk_tiles() const {
     constexpr int64_t kElements = 65536;
     const int64_t tiles = kElements / row() / kTilePixels;
     return tiles < 1 ? 1 : tiles;
   }
   int64_t tiles() const { return (shape.out_pixels() + kTilePixels - 1) / kTilePixels; }
-  bool cuts_columns() const { return tiles() <= chunk_tiles(); }
-  int64_t project_units() const { return cuts_columns() ? (out_channels + kPartColumns - 1) / kPartColumns : tiles(); }
+  bool cuts_columns() const {
+    constexpr int64_t kFewTiles = 16;
+    return tiles() <= std::min(kFewTiles, chunk_tiles());
+  }
+  int64_t project_units() const { return cuts_columns() ? columns().count() : tiles(); }
 
   // Squeeze-and-excite's scale goes to whichever is smaller, z or a copy of the projection's weights.
   bool scales_weights() const { return reduce && shape.out_pixels() > padded_channels(out_channels); }

@@ -31,17 +31,17 @@ class BlockOfChannels {
     }
   }
 
-  // Units are the strips of a block, then those of the next; of strips that follow one another, rows stay in the ring.
-  void run(int64_t unit) {
-    const int64_t block = unit / p.strips(), strip = unit % p.strips();
-    const int64_t begin = p.strip_begin(strip), end = p.strip_begin(strip + 1);
+  // Strips that follow one another, so that rows stay in the ring.
+  void run(int64_t block, int64_t first_strip, int64_t end_strip) {
     first = p.block_begin(block);
     vectors = (p.block_begin(block + 1) - first) / size;
-    pooled = image.pooled + strip * p.row() + first;
-    for (int64_t v = 0; v < vectors; ++v) store(pooled + v * size, Vec<float>::zero(), AllLanes{});
-    if (unit != following || strip == 0) ready = 0;
-    following = unit + 1;
-    for (int64_t y = begin; y < end; y += ring.strip) fill_and_convolve(y, std::min(y + ring.strip, end));
+    ready = 0;
+    for (int64_t strip = first_strip; strip < end_strip; ++strip) {
+      pooled = image.pooled + strip * p.row() + first;
+      for (int64_t v = 0; v < vectors; ++v) store(pooled + v * size, Vec<float>::zero(), AllLanes{});
+      const int64_t begin = p.strip_begin(strip), end = p.strip_begin(strip + 1);
+      for (int64_t y = begin; y < end; y += ring.strip) fill_and_convolve(y, std::min(y + ring.strip, end));
+    }
   }
 
  private:
@@ -126,8 +126,7 @@ class BlockOfChannels {
   Buffer<int64_t> offsets;  // of a pixel of the ring's rows
   int64_t first = 0, vectors = 0;
   float* pooled = nullptr;
-  int64_t ready = 0;       // rows of x that have been through the ring
-  int64_t following = -1;  // the unit after the last one
+  int64_t ready = 0;  // rows of x that have been through the ring
 };
 
 // out = act(packedᵀ v + bias): one of squeeze-and-excite's layers.
@@ -162,7 +161,9 @@ inline void mbconv_channels(const MBConvInferenceParams& p, const MBConvImage& i
   dispatch_product(p.bfloat16_products, [&](auto type) {
     dispatch_inference_activation(p.activation, [&](auto act) {
       BlockOfChannels<typename decltype(type)::type, decltype(act)> blocks(p, image, act);
-      for (int64_t unit = begin; unit < end; ++unit) blocks.run(unit);
+      p.for_each_block_of_units(begin, end, [&](int64_t block, int64_t first_strip, int64_t end_strip) {
+        blocks.run(block, first_strip, end_strip);
+      });
     });
   });
 }
@@ -258,16 +259,18 @@ void project(const MBConvInferenceParams& p, const MBConvImage& image, int64_t r
 
 template <class T>
 void project_units(const MBConvInferenceParams& p, const MBConvImage& image, int64_t begin, int64_t end) {
-  constexpr int64_t kPart = MBConvInferenceParams::kPartColumns, kTile = MBConvInferenceParams::kTilePixels;
+  constexpr int64_t kTile = MBConvInferenceParams::kTilePixels;
   const int64_t pixels = p.shape.out_pixels();
-  Buffer<float> sums = Buffer<float>::unfilled(
-      p.cuts_columns() ? pixels * kPart : p.chunk_tiles() * kTile * padded_channels(p.out_channels));
+  const auto scratch = [](int64_t rows, int64_t columns) {
+    return Buffer<float>::unfilled(rows * padded_channels(columns));
+  };
   if (p.cuts_columns()) {
-    for (int64_t column = begin * kPart; begin < end; ++begin, column += kPart) {
-      project<T>(p, image, 0, pixels, column, std::min(kPart, p.out_channels - column), sums);
-    }
+    const int64_t first = p.columns().begin(begin), last = p.columns().begin(end);
+    Buffer<float> sums = scratch(pixels, last - first);
+    project<T>(p, image, 0, pixels, first, last - first, sums);
     return;
   }
+  Buffer<float> sums = scratch(p.chunk_tiles() * kTile, p.out_channels);
   while (begin < end) {
     const int64_t last = std::min(begin + p.chunk_tiles(), end), row = begin * kTile;
     project<T>(p, image, row, std::min(last * kTile, pixels) - row, 0, p.out_channels, sums);

@@ -156,11 +156,28 @@ struct Factors<BFloat16Pair> {
 #endif
 };
 
+// What a product's later tiles read, brought into the cache in the steps of an earlier one, whose arithmetic leaves places
+// for loads: a group of the next columns beside each of the first tiles of rows, the next rows beside the tiles of the
+// first columns. Behind the last columns and rows is what the caller reads next, or nothing that prefetching would harm.
+// A distance of 0 stands for nothing to fetch.
+template <class E>
+struct Later {
+  const E* columns;
+  int64_t columns_step;
+  const E* rows;
+  int64_t rows_step;
+
+  EK_INLINE void fetch(int64_t k) const {
+    prefetch_line(columns + k * columns_step);
+    prefetch_line(rows + k * rows_step);
+  }
+};
+
 // One tile of multiply_rows: R rows times V vectors of columns, the last of `lanes` lanes. The rows' element k is at
 // offset(k).
 template <int R, int V, class E, class Offset, class Epilogue>
 EK_INLINE void multiply_row_tile(const E* a, int64_t a_row, Offset offset, const E* const (&b)[V], int64_t depth,
-                                 int64_t row, int64_t column, int lanes, Epilogue& epilogue) {
+                                 int64_t row, int64_t column, int lanes, const Later<E>& later, Epilogue& epilogue) {
   using F = Factors<E>;
   using Sum = typename F::Sum;
   Sum sums[R][V];
@@ -175,6 +192,7 @@ EK_INLINE void multiply_row_tile(const E* a, int64_t a_row, Offset offset, const
     typename F::Right right[V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) right[v] = F::right(b[v] + k * kPackedColumns);
+    later.fetch(k);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const typename F::Left left = F::left(source + r * a_row);
@@ -225,8 +243,20 @@ EK_INLINE void multiply_rows_at(const E* a, int64_t a_row, Offset offset, int64_
     const E* b[V];
     for (int v = 0; v < V; ++v) b[v] = packed_column(packed, depth, column + v * Vec<A>::size);
     const int lanes = last_lanes<V, A>(columns, column);
+    const int64_t next = column + V * Vec<A>::size;
     for_each_tile_of_rows(rows, [&](auto count, int64_t row) {
-      multiply_row_tile<count()>(a, a_row, offset, b, depth, row, column, lanes, epilogue);
+      constexpr int R = count();
+      const int64_t group = row / kTileRows;
+      Later<E> later{b[0], 0, b[0], 0};
+      if (group < kTileVectors) {
+        later.columns = packed_column(packed, depth, next + group * kPackedColumns);
+        later.columns_step = kPackedColumns;
+      }
+      if (column == 0) {
+        later.rows = a + (row + R) * a_row;
+        later.rows_step = R;
+      }
+      multiply_row_tile<R>(a, a_row, offset, b, depth, row, column, lanes, later, epilogue);
       ahead.fetch();
     });
   });

@@ -26,6 +26,26 @@ const A* packed_column(const A* packed, int64_t depth, int64_t column) {
   return packed + column / kPackedColumns * depth * kPackedColumns + column % kPackedColumns;
 }
 
+// The columns of a product in parts that threads share: an even number of them, as even as can be, none wider than a tile
+// of gemm.h.
+class ColumnParts {
+ public:
+  explicit ColumnParts(int64_t columns)
+      : columns_(columns), groups_((columns + kPackedColumns - 1) / kPackedColumns), count_(parts_of(groups_)) {}
+
+  int64_t count() const { return count_; }
+  int64_t begin(int64_t part) const { return std::min(groups_ * part / count_ * kPackedColumns, columns_); }
+
+ private:
+  static int64_t parts_of(int64_t groups) {
+    constexpr int64_t kMostGroups = 3;
+    const int64_t parts = (groups + kMostGroups - 1) / kMostGroups;
+    return groups < 2 ? groups : parts + parts % 2;
+  }
+
+  int64_t columns_, groups_, count_;
+};
+
 // A packed matrix from fill(target, first column, how many), which writes one group's columns; the others are zeros.
 template <class A, class F>
 Buffer<A> pack_groups(int64_t depth, int64_t columns, F fill) {
