@@ -65,9 +65,11 @@ STABLE_TORCH_LIBRARY(effnet_kernels, m) {
 
   // Inference on CPU over prepared weights: BatchNorm folded in, matrices packed for common/cpu/packed_matrix.h
   // (effnet_kernels/ops/prepared.py). Activations are channels_last, but for conv_inference's x.
-  m.def("conv_inference(Tensor x, Tensor weight, Tensor bias, Tensor? residual, int out_channels, int kernel_size, "
+  m.def("conv_inference(Tensor x, Tensor weights, Tensor? residual, int out_channels, int kernel_size, "
         "int stride, SymInt[4] padding, int activation, bool bfloat16_products) -> Tensor");
   m.def("mbconv_inference(Tensor x, Tensor weights, int channels, int out_channels, int squeezed, int kernel_size, "
         "int stride, SymInt[4] padding, int activation, int gate, bool expands, bool residual, "
         "bool bfloat16_products) -> Tensor");
+  // Such layers one after the other, each a row of the plan (effnet_kernels/ops/prepared_network.py).
+  m.def("network_inference(Tensor x, Tensor weights, Tensor plan, int classes) -> Tensor");
 }

@@ -52,12 +52,16 @@ class PaddedConv2d(nn.Conv2d):
         """1×1 of stride 1 over all channels: a matrix product of the pixels."""
         return self.kernel_size == (1, 1) and self.stride == (1, 1) and self.groups == 1
 
-    def explicit_padding(self, x: Tensor) -> Padding:
-        """(top, bottom, left, right) for ``x``; under SAME it depends on the size of ``x`` where the stride is 2."""
+    def padding_for(self, height: int, width: int) -> Padding:
+        """(top, bottom, left, right); under SAME it depends on the input's size where the stride is 2."""
         kernel_size, stride = self.kernel_size[0], self.stride[0]
         if self.rule == "symmetric" or stride == 1:
             return symmetric_padding(kernel_size)
-        return same_padding(x.shape[2], x.shape[3], kernel_size, stride)
+        return same_padding(height, width, kernel_size, stride)
+
+    def explicit_padding(self, x: Tensor) -> Padding:
+        """``padding_for`` the size of ``x``."""
+        return self.padding_for(x.shape[2], x.shape[3])
 
     def forward(self, x: Tensor) -> Tensor:
         top, bottom, left, right = self.explicit_padding(x)

@@ -20,7 +20,7 @@ from effnet.prepared import _entries
 from tolerances import TOLERANCES, assert_close, relative_error
 
 SETTINGS = LayerSettings("silu", "symmetric", 1e-3, 0.1)
-OPERATORS = {"effnet_kernels::mbconv_inference", "effnet_kernels::conv_inference"}
+OPERATORS = {f"effnet_kernels::{name}_inference" for name in ("conv", "mbconv", "network")}
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +124,7 @@ class TestUse:
         model = draw(effnet.create_model("efficientnet_b0", num_classes=37, fused=True)).eval()
         x = torch.randn(2, 3, 40, 40)
         with torch.no_grad():
+            assert prepared_names(model, x) == {"effnet_kernels::network_inference"}
             before = model(x)
             assert_close(before, model.classifier(model.head(model.stages(model.stem(x))).mean((2, 3))), 1e-5, "logits")
             model.classifier.weight.mul_(2)

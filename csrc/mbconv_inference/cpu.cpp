@@ -1,83 +1,74 @@
 // mbconv_inference on CPU: checks, allocates, registers.
-#include "mbconv_inference/cpu.h"
-
 #include <torch/csrc/stable/library.h>
 
-#include <utility>
-
-#include "common/cpu/prepared.h"
+#include "mbconv_inference/layer.h"
 
 namespace effnet_kernels {
-namespace {
 
-// The sections of the prepared weights, one after the other.
-class Sections {
- public:
-  Sections(const float* weights, bool bfloat16_products) : first(weights), values(bfloat16_products ? 2 : 1) {}
-  const float* vector(int64_t size) { return first + std::exchange(used, used + cpu::padded_channels(size)); }
-  const float* matrix(int64_t rows, int64_t columns) { return vector(rows * cpu::padded_channels(columns)); }
-  // One that products read, of pairs with bfloat16_products.
-  const float* factor(int64_t rows, int64_t columns) { return matrix(rows / values, columns); }
-  int64_t size() const { return used; }
-
- private:
-  const float* first;
-  int64_t used = 0, values;
-};
-
-Tensor mbconv_inference(const Tensor& x, const Tensor& weights, int64_t channels, int64_t out_channels,
-                        int64_t squeezed, int64_t kernel_size, int64_t stride, const std::vector<int64_t>& padding,
-                        int64_t activation, int64_t gate, bool expands, bool residual, bool bfloat16_products) {
-  cpu::check_prepared_input(x);
-  STD_TORCH_CHECK(is_channels_last(x) || x.numel() == 0, "x: expected a dense channels_last tensor");
-  cpu::check_channels(channels, 1, "channels");
-  cpu::check_channels(out_channels, 1, "out_channels");
-  cpu::check_channels(squeezed, 0, "squeezed");
+cpu::MBConvInferenceParams cpu::mbconv_of(const Activations& x, const MBConvLayer& layer, Sections& weights) {
+  const auto [channels, out_channels, squeezed, kernel_size, stride, padding, activation, gate, expands, residual,
+              bfloat16_products] = layer;
+  STD_TORCH_CHECK(x.is_channels_last(), "x: expected a dense channels_last tensor");
+  check_channels(channels, 1, "channels");
+  check_channels(out_channels, 1, "out_channels");
+  check_channels(squeezed, 0, "squeezed");
   STD_TORCH_CHECK(kernel_size == 3 || kernel_size == 5 || kernel_size == 7, "kernel_size: expected 3, 5 or 7, got ",
                   kernel_size);
   STD_TORCH_CHECK(stride == 1 || stride == 2, "stride: expected 1 or 2, got ", stride);
-  STD_TORCH_CHECK(padding.size() == 4, "padding: expected 4 values");
-  const int64_t in_channels = x.size(1), height = x.size(2), width = x.size(3);
-  const int64_t out_height = cpu::prepared_output_size(height, kernel_size, stride, padding[0], padding[1]);
-  const int64_t out_width = cpu::prepared_output_size(width, kernel_size, stride, padding[2], padding[3]);
-  STD_TORCH_CHECK(expands || channels == in_channels, "x: expected ", channels, " channels, got ", in_channels);
-  STD_TORCH_CHECK(!residual || (out_channels == in_channels && out_height == height && out_width == width),
+  const int64_t out_height = prepared_output_size(x.height, kernel_size, stride, padding[0], padding[1]);
+  const int64_t out_width = prepared_output_size(x.width, kernel_size, stride, padding[2], padding[3]);
+  STD_TORCH_CHECK(expands || channels == x.channels, "x: expected ", channels, " channels, got ", x.channels);
+  STD_TORCH_CHECK(!residual || (out_channels == x.channels && out_height == x.height && out_width == x.width),
                   "residual: expected an output of the shape of x");
-  STD_TORCH_CHECK(!bfloat16_products || (dtype_of(x) == DType::bfloat16 && in_channels % 2 == 0 && channels % 2 == 0),
+  STD_TORCH_CHECK(!bfloat16_products || (x.dtype == DType::bfloat16 && x.channels % 2 == 0 && channels % 2 == 0),
                   "bfloat16_products: expected bfloat16 x and even numbers of channels");
-  Tensor out = empty_activations(x, {x.size(0), out_channels, out_height, out_width}, Layout::nhwc);
 
-  cpu::MBConvInferenceParams p{};
-  p.dtype = dtype_of(x);
-  p.shape = {x.size(0), channels,         height,      width,           out_height,
+  MBConvInferenceParams p{};
+  p.dtype = x.dtype;
+  p.shape = {x.images,  channels,         x.height,    x.width,         out_height,
              out_width, int(kernel_size), int(stride), int(padding[0]), int(padding[2])};
-  p.in_channels = in_channels;
+  p.in_channels = x.channels;
   p.out_channels = out_channels;
   p.squeezed = squeezed;
   p.activation = activation_of(activation);
   p.gate = gate_of(gate);
   p.residual = residual;
   p.bfloat16_products = bfloat16_products;
-  p.x = x.const_data_ptr();
-  p.out = out.mutable_data_ptr();
+  p.x = x.data;
 
-  // As effnet_kernels/ops/prepared.py joins them.
-  Sections sections(cpu::vector_data(weights, weights.numel(), x, "weights"), bfloat16_products);
   if (expands) {
-    p.expand = sections.factor(in_channels, channels);
-    p.expand_bias = sections.vector(channels);
+    p.expand = weights.factor(x.channels, channels, bfloat16_products);
+    p.expand_bias = weights.vector(channels);
   }
-  p.depthwise = sections.matrix(kernel_size * kernel_size, channels);
-  p.depthwise_bias = sections.vector(channels);
+  p.depthwise = weights.matrix(kernel_size * kernel_size, channels);
+  p.depthwise_bias = weights.vector(channels);
   if (squeezed > 0) {
-    p.reduce = sections.matrix(channels, squeezed);
-    p.reduce_bias = sections.vector(squeezed);
-    p.excite = sections.matrix(squeezed, channels);
-    p.excite_bias = sections.vector(channels);
+    p.reduce = weights.matrix(channels, squeezed);
+    p.reduce_bias = weights.vector(squeezed);
+    p.excite = weights.matrix(squeezed, channels);
+    p.excite_bias = weights.vector(channels);
   }
-  p.project = sections.factor(channels, out_channels);
-  p.project_bias = sections.vector(out_channels);
-  cpu::vector_data(weights, sections.size(), x, "weights");
+  p.project = weights.factor(channels, out_channels, bfloat16_products);
+  p.project_bias = weights.vector(out_channels);
+  return p;
+}
+
+namespace {
+
+Tensor mbconv_inference(const Tensor& x, const Tensor& weights, int64_t channels, int64_t out_channels,
+                        int64_t squeezed, int64_t kernel_size, int64_t stride, const std::vector<int64_t>& padding,
+                        int64_t activation, int64_t gate, bool expands, bool residual, bool bfloat16_products) {
+  STD_TORCH_CHECK(padding.size() == 4, "padding: expected 4 values");
+  const auto input = cpu::Activations::of(x);
+  cpu::Sections sections(weights, x);
+  cpu::MBConvInferenceParams p = cpu::mbconv_of(input,
+                                                {channels, out_channels, squeezed, kernel_size, stride, padding.data(),
+                                                 activation, gate, expands, residual, bfloat16_products},
+                                                sections);
+  sections.check_all_used();
+  const DepthwiseShape& s = p.shape;
+  Tensor out = empty_activations(x, {s.images, out_channels, s.out_height, s.out_width}, Layout::nhwc);
+  p.out = out.mutable_data_ptr();
   cpu::mbconv_inference(p);
   return out;
 }

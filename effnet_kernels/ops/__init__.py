@@ -6,11 +6,14 @@ from effnet_kernels.ops.mbconv import mbconv
 from effnet_kernels.ops.mbconv_core import mbconv_core, mbconv_core_unscaled
 from effnet_kernels.ops.pointwise_conv import pointwise_conv
 from effnet_kernels.ops.prepared import PreparedConv, PreparedMBConv
+from effnet_kernels.ops.prepared_network import NetworkLayer, PreparedNetwork
 from effnet_kernels.ops.squeeze_excite import squeeze_excite
 
 __all__ = [
+    "NetworkLayer",
     "PreparedConv",
     "PreparedMBConv",
+    "PreparedNetwork",
     "batch_norm_act",
     "depthwise_conv_bn_act",
     "mbconv",

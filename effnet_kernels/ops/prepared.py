@@ -75,8 +75,7 @@ class PreparedConv:
     Cost: one read of x (the k² pixels of a patch are gathered in the cache), one write of the result.
     """
 
-    weight: Tensor
-    bias: Tensor
+    weights: Tensor
     out_channels: int
     kernel_size: int
     stride: int
@@ -92,8 +91,7 @@ class PreparedConv:
         pointwise = weight.shape[2] == 1 and stride == 1
         product = _product_dtype(dtype, weight.shape[1]) if pointwise else torch.float32
         return PreparedConv(
-            join([pack_conv(folded.weight, product)]),
-            pack_vector(folded.bias),
+            join([pack_conv(folded.weight, product), pack_vector(folded.bias)]),
             weight.shape[0],
             weight.shape[2],
             stride,
@@ -106,8 +104,7 @@ class PreparedConv:
         """From a fully connected layer's ``weight`` of (O, C) and ``bias``: the convolution of a single pixel."""
         product = _product_dtype(dtype, weight.shape[1])
         return PreparedConv(
-            join([pack_matrix(weight.t(), product)]),
-            pack_vector(bias),
+            join([pack_matrix(weight.t(), product), pack_vector(bias)]),
             weight.shape[0],
             1,
             1,
@@ -123,8 +120,7 @@ class PreparedConv:
             residual = residual.to(x.dtype).contiguous(memory_format=torch.channels_last)
         out: Tensor = torch.ops.effnet_kernels.conv_inference.default(
             x,
-            self.weight,
-            self.bias,
+            self.weights,
             residual,
             self.out_channels,
             self.kernel_size,
@@ -221,8 +217,7 @@ def _channels_last(x: Tensor, channels: int, kernel_size: int, stride: int, padd
 
 def _fake_conv(
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    weights: Tensor,
     residual: Tensor | None,
     out_channels: int,
     kernel_size: int,

@@ -39,7 +39,7 @@ HALVES: dict[str, Half] = {}
 CPU_ONLY = frozenset(
     {
         *("pointwise_conv", "pointwise_conv_backward", "mbconv", "mbconv_backward"),
-        *("conv_inference", "mbconv_inference", "release_cached_memory"),
+        *("conv_inference", "mbconv_inference", "network_inference", "release_cached_memory"),
     }
 )
 """What only the CPU computes in one operator."""

@@ -9,6 +9,7 @@ from effnet_kernels import _plan
 from operators.axes import ACTIVATIONS, DTYPES, LAYOUTS
 from operators.cases import EVERY_CASE, mbconv_case, mbconv_core_case, pointwise_conv_case
 from operators.inference_cases import check_every_path
+from operators.network_cases import check as check_network
 from operators.parity import check_parity
 
 SHAPES = ((2, 19, 9, 13), (1, 144, 7, 7), (3, 3, 4, 40))
@@ -35,6 +36,8 @@ def main() -> None:
         check_parity(pointwise_conv_case((2, channels, 5, 7), out_channels=channels))
         check_parity(mbconv_case((2, channels, 5, 7), expanded=2 * channels, out_channels=channels))
     check_every_path()
+    for dtype in (torch.float32, torch.bfloat16):
+        check_network(dtype)
     print(_plan.cpu_capability())
 
 

@@ -26,8 +26,8 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-PREPARED = frozenset({"conv_inference", "mbconv_inference"})
-"""Operators of the CPU alone, which take prepared weights; test_inference.py checks them."""
+PREPARED = frozenset({"conv_inference", "mbconv_inference", "network_inference"})
+"""Operators of the CPU alone, which take prepared weights: test_inference.py, test_network_inference.py."""
 
 
 def operators_of_the_namespace(namespace: str = NAMESPACE) -> set[str]:

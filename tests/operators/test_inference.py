@@ -129,7 +129,7 @@ def test_schemas_and_fakes() -> None:
     from effnet_kernels.ops.prepared import PreparedConv
 
     c = PreparedConv.make(conv.layer.weight, conv.layer.bn, stride=2, activation="silu")
-    arguments = (conv.x, c.weight, c.bias, None, c.out_channels, c.kernel_size, c.stride, conv.pads, c.activation)
+    arguments = (conv.x, c.weights, None, c.out_channels, c.kernel_size, c.stride, conv.pads, c.activation)
     arguments += (c.bfloat16_products,)
     torch.library.opcheck(torch.ops.effnet_kernels.conv_inference.default, arguments)
 
@@ -142,5 +142,5 @@ def test_weights_of_another_size_are_refused() -> None:
     with pytest.raises(RuntimeError, match="float32, float16 or bfloat16"):
         p(case.x.double(), case.pads)
     conv = ConvCase()
-    with pytest.raises(RuntimeError, match="weight: expected"):
+    with pytest.raises(RuntimeError, match="weights: expected"):
         conv.call(torch.randn(1, 4, 9, 9))
