@@ -22,7 +22,7 @@ struct ProjectForwardParams {
 void project_forward(const ProjectForwardParams&);
 
 // g = grad · W3, written for the pass that follows; A1, A2 and A4 of (g, y) per part (BackwardSumsParams); per group,
-// dW3 = gradᵀ · (act(BN2(y)) · scale).
+// dW3 = gradᵀ · (act(BN2(y)) · scale), or its right factor.
 struct ProjectBackwardParams {
   DType dtype;
   RowChunks chunks;
@@ -31,14 +31,17 @@ struct ProjectBackwardParams {
   const void *grad, *y;
   Affine affine2;
   const void* scale;   // A[N, padded channels], or null
-  const void* weight;  // packed: [out_channels, channels]
+  const void* weight;  // [out_channels, channels]
+  bool packed;         // else the weight is as it lies, of whole vectors
   void* g;
   void *gz_sum, *slope_sum, *slope_x_sum;  // A[parts, padded channels]
   void* dweight;                           // A[groups, out_channels, padded channels], or null
+  void* scaled;                            // A[rows, padded channels], or null
 };
 void project_backward(const ProjectBackwardParams&);
 
-// du = scale1 · (dv1 − mean_dv − û · mean_dv_x), never in memory; dx = du · W1; per group, dW1ᵀ = xᵀ · du.
+// du = scale1 · (dv1 − mean_dv − û · mean_dv_x), in memory only where it is asked for; dx = du · W1; per group,
+// dW1ᵀ = xᵀ · du.
 struct ExpandBackwardParams {
   DType dtype;
   RowChunks chunks;
@@ -46,9 +49,11 @@ struct ExpandBackwardParams {
   const void *dv, *u, *x;
   Affine affine1;
   const void *mean_dv, *mean_dv_x;  // A[padded channels]
-  const void* weight;               // packed: [channels, in_channels]
+  const void* weight;               // [channels, in_channels]
+  bool packed;                      // else the weight is as it lies, of whole vectors
   void* dx;                         // or null
   void* dweight;                    // A[groups, in_channels, padded channels], or null
+  void* du;                         // A[rows, padded channels], or null
 };
 void expand_backward(const ExpandBackwardParams&);
 

@@ -70,6 +70,7 @@ void project_backward_part(const ProjectBackwardParams& p, int64_t part, accumul
   A* const gz_sums = static_cast<A*>(p.gz_sum) + part * row;
   A* const slope_sums = static_cast<A*>(p.slope_sum) + part * row;
   A* const slope_x_sums = static_cast<A*>(p.slope_x_sum) + part * row;
+  for (A* const sums : {gz_sums, slope_sums, slope_x_sums}) std::fill_n(sums, row, A(0));
   for_each_vector_of_rows<A>(p.chunks.part_size(part), c, [&](int64_t r, int64_t channel, auto lanes) {
     const auto affine = affine_at<A>(p.affine2, channel);
     const Vec<A> scale = scale_at<A>(p.scale, p.chunks.image(part), row, channel);
@@ -89,24 +90,25 @@ void project_backward_rows(const ProjectBackwardParams& p, int64_t begin, int64_
   const int64_t c = p.channels, n = p.out_channels, row = padded_channels(c);
   const T* const grad = static_cast<const T*>(p.grad);
   T* const g = static_cast<T*>(p.g);
-  Buffer<A> scaled = Buffer<A>::unfilled(p.chunks.most_rows() * row);
+  Buffer<A> scaled_scratch = Buffer<A>::unfilled(p.scaled ? 0 : p.chunks.most_rows() * row);
   Buffer<A> scratch = widening_scratch<T>(p.chunks.most_rows() * n);
   for (int64_t group = begin; group < end; ++group) {
     for (int64_t chunk = p.chunks.first_chunk(group); chunk < p.chunks.last_chunk(group); ++chunk) {
       const int64_t first = p.chunks.chunk_row(chunk), rows = p.chunks.chunk_rows(chunk);
       const A* const dout = widened_rows(grad + first * n, rows * n, scratch);
+      A* const scaled = p.scaled ? static_cast<A*>(p.scaled) + first * row : scaled_scratch.data();
       Ahead part_ahead(tiles_of_product<A>(rows, c));
       part_ahead.add(static_cast<const T*>(p.y) + first * c, rows * c);
-      store_product(dout, n, rows, static_cast<const A*>(p.weight), n, c, g + first * c, part_ahead);
+      store_gradient(dout, n, rows, static_cast<const A*>(p.weight), p.packed, n, c, g + first * c, part_ahead);
       for_each_part(p, chunk, [&](auto activation, int64_t part, int64_t row_in_chunk) {
-        project_backward_part<T, activation()>(p, part, scaled.data() + row_in_chunk * row);
+        project_backward_part<T, activation()>(p, part, scaled + row_in_chunk * row);
       });
       if (p.dweight) {
         Ahead ahead(tiles_of_product<A>(n, c));
         if (chunk + 1 < p.chunks.last_chunk(end - 1)) {
           ahead.add(g + p.chunks.chunk_row(chunk + 1) * c, p.chunks.chunk_rows(chunk + 1) * c);
         }
-        accumulate_outer(dout, n, n, scaled.data(), row, c, rows, static_cast<A*>(p.dweight) + group * n * row, row,
+        accumulate_outer(dout, n, n, scaled, row, c, rows, static_cast<A*>(p.dweight) + group * n * row, row,
                          chunk > p.chunks.first_chunk(group), ahead);
       }
     }
@@ -119,11 +121,12 @@ void expand_backward_rows(const ExpandBackwardParams& p, int64_t begin, int64_t 
   const int64_t k = p.in_channels, c = p.channels, row = padded_channels(c);
   const T* const x = static_cast<const T*>(p.x);
   T* const dx = static_cast<T*>(p.dx);
-  Buffer<A> du = Buffer<A>::unfilled(p.chunks.most_rows() * row);
+  Buffer<A> du_scratch = Buffer<A>::unfilled(p.du ? 0 : p.chunks.most_rows() * row);
   Buffer<A> scratch = widening_scratch<T>(p.chunks.most_rows() * k);
   for (int64_t group = begin; group < end; ++group) {
     for (int64_t chunk = p.chunks.first_chunk(group); chunk < p.chunks.last_chunk(group); ++chunk) {
       const int64_t first = p.chunks.chunk_row(chunk), rows = p.chunks.chunk_rows(chunk);
+      A* const du = p.du ? static_cast<A*>(p.du) + first * row : du_scratch.data();
       const T *const dv = static_cast<const T*>(p.dv) + first * c, *const u = static_cast<const T*>(p.u) + first * c;
       for_each_vector_of_rows<A>(rows, c, [&](int64_t r, int64_t channel, auto lanes) {
         const auto affine = affine_at<A>(p.affine1, channel);
@@ -131,7 +134,7 @@ void expand_backward_rows(const ExpandBackwardParams& p, int64_t begin, int64_t 
         const Vec<A> mean_dv_x = load(static_cast<const A*>(p.mean_dv_x) + channel, AllLanes{});
         const int64_t at = r * c + channel;
         const Vec<A> centred = load(dv + at, lanes) - mean_dv - affine.normalized(load(u + at, lanes)) * mean_dv_x;
-        store(du.data() + r * row + channel, affine.scale * centred, AllLanes{});
+        store(du + r * row + channel, affine.scale * centred, AllLanes{});
       });
       Ahead ahead((dx ? tiles_of_product<A>(rows, k) : 0) + (p.dweight ? tiles_of_product<A>(k, c) : 0));
       if (chunk + 1 < p.chunks.last_chunk(end - 1)) {
@@ -139,10 +142,10 @@ void expand_backward_rows(const ExpandBackwardParams& p, int64_t begin, int64_t 
         ahead.add(static_cast<const T*>(p.dv) + next * c, count);
         ahead.add(static_cast<const T*>(p.u) + next * c, count);
       }
-      if (dx) store_product(du.data(), row, rows, static_cast<const A*>(p.weight), c, k, dx + first * k, ahead);
+      if (dx) store_gradient(du, row, rows, static_cast<const A*>(p.weight), p.packed, c, k, dx + first * k, ahead);
       if (!p.dweight) continue;
       const A* const a = widened_rows(x + first * k, rows * k, scratch);
-      accumulate_outer(a, k, k, du.data(), row, c, rows, static_cast<A*>(p.dweight) + group * k * row, row,
+      accumulate_outer(a, k, k, du, row, c, rows, static_cast<A*>(p.dweight) + group * k * row, row,
                        chunk > p.chunks.first_chunk(group), ahead);
     }
   }

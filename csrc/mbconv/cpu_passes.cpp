@@ -68,14 +68,22 @@ BackwardSums<A> project_backward_sums(const MBConvBlock& block, const Geometry& 
   const PointwiseWeight<A> w(block.w_project);
   const RowChunks chunks = chunks_of(g.out, w.out_channels);
   const int64_t row = g.out.row(), size = w.out_channels * row;
-  const Buffer<A> weight = w.packed();
-  Buffer<A> gz(chunks.parts() * row), slope(chunks.parts() * row), slope_x(chunks.parts() * row);
-  Buffer<A> dweight = weight_gradient_sums<A>(chunks, needs_dw, size);
+  const bool few = chunks.few && is_of<A>(grad);
+  const auto weight = w.for_gradient(few);
+  const auto sums = [&] { return Buffer<A>::unfilled(chunks.parts() * row); };
+  Buffer<A> gz = sums(), slope = sums(), slope_x = sums();
+  Buffer<A> dweight = weight_gradient_sums<A>(chunks, needs_dw && !few, size);
+  Buffer<A> scaled = Buffer<A>::unfilled(needs_dw && few ? chunks.rows() * row : 0);
   project_backward({g.out.dtype, chunks, block.core.activation, g.out.channels, w.out_channels, grad.const_data_ptr(),
-                    y.const_data_ptr(), middle.bn2.affine(), middle.scale(), weight.data(),
+                    y.const_data_ptr(), middle.bn2.affine(), middle.scale(), weight.data, weight.packed(),
                     projected_gradient.mutable_data_ptr(), gz.data(), slope.data(), slope_x.data(),
-                    needs_dw ? dweight.data() : nullptr});
-  if (needs_dw) result.dw_project = summed_gradient(dweight, w.out_channels, g.out.channels, block.w_project);
+                    needs_dw && !few ? dweight.data() : nullptr, needs_dw && few ? scaled.data() : nullptr});
+  if (needs_dw && few) {
+    result.dw_project = outer_gradient(chunks.rows(), static_cast<const A*>(grad.const_data_ptr()), w.out_channels,
+                                       w.out_channels, scaled.data(), row, g.out.channels, block.w_project);
+  } else if (needs_dw) {
+    result.dw_project = summed_gradient(dweight, w.out_channels, g.out.channels, block.w_project);
+  }
   const auto per_image = [&](Buffer<A>& sums) {
     return sum_rows(std::move(sums), g.out.images, chunks.parts_per_image, row);
   };
@@ -90,13 +98,21 @@ void expand_backward_from(const MBConvBlock& block, const Geometry& g, const Bat
   const PointwiseWeight<A> w(*block.w_expand);
   const int64_t k = w.in_channels, c = w.out_channels, row = padded_channels(c), size = k * row;
   const RowChunks chunks = chunks_of(g.in, k);
-  const Buffer<A> weight = w.packed();
-  Buffer<A> dweight = weight_gradient_sums<A>(chunks, needs.dw_expand, size);
+  const bool few = chunks.few && is_of<A>(block.x);
+  const auto weight = w.for_gradient(few);
+  Buffer<A> dweight = weight_gradient_sums<A>(chunks, needs.dw_expand && !few, size);
+  Buffer<A> du = Buffer<A>::unfilled(needs.dw_expand && few ? chunks.rows() * row : 0);
   if (needs.dx) result.dx = allocate_like(block.x);
   expand_backward({g.in.dtype, chunks, k, c, result.middle.du.const_data_ptr(), block.core.u.const_data_ptr(),
-                   block.x.const_data_ptr(), bn1.affine(), dbn1.mean_dv.data(), dbn1.mean_dv_x.data(), weight.data(),
-                   needs.dx ? result.dx.mutable_data_ptr() : nullptr, needs.dw_expand ? dweight.data() : nullptr});
-  if (needs.dw_expand) result.dw_expand = summed_transposed_gradient(dweight, k, c, *block.w_expand);
+                   block.x.const_data_ptr(), bn1.affine(), dbn1.mean_dv.data(), dbn1.mean_dv_x.data(), weight.data,
+                   weight.packed(), needs.dx ? result.dx.mutable_data_ptr() : nullptr,
+                   needs.dw_expand && !few ? dweight.data() : nullptr, needs.dw_expand && few ? du.data() : nullptr});
+  if (needs.dw_expand && few) {
+    result.dw_expand = outer_gradient(chunks.rows(), du.data(), row, c, static_cast<const A*>(block.x.const_data_ptr()),
+                                      k, k, *block.w_expand);
+  } else if (needs.dw_expand) {
+    result.dw_expand = summed_transposed_gradient(dweight, k, c, *block.w_expand);
+  }
 }
 
 template <class A>

@@ -170,7 +170,9 @@ PrologueGradient<A> backward_middle(const MBConvCore& core, const Geometry& g, c
   if (core.se) {
     const ExciteTensors& weights = *core.se;
     dse.emplace(ExciteGradient<A>::from(*middle.se, sums.gz.data(), weights.w1, weights.b1, weights.w2, weights.b2));
-    for (int64_t i = 0; i < dse->dpooled.size(); ++i) dse->dpooled[i] /= A(g.out.pixels);
+    parallel_over(g.out.images, row, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin * row; i < end * row; ++i) dse->dpooled[i] /= A(g.out.pixels);
+    });
     a3 = {saved->a3, g.out.images, channels};
     a5 = {saved->a5, g.out.images, channels};
     result.dw1 = dse->dw1;
@@ -188,7 +190,8 @@ PrologueGradient<A> backward_middle(const MBConvCore& core, const Geometry& g, c
   const DepthwiseUnits units = backward_units(g.shape, g.in.layout);
   const int64_t taps = g.shape.taps(), parts = units.group_parts();
   const Buffer<A> weight = read_depthwise_weight<A>(core.w, channels, int(taps));
-  Buffer<A> dweight(parts * taps * row), dbeta1(core.bn1 ? parts * row : 0), dgamma1(core.bn1 ? parts * row : 0);
+  Buffer<A> dweight = padded_rows<A>(parts * taps, channels), dbeta1 = padded_rows<A>(core.bn1 ? parts : 0, channels),
+            dgamma1 = padded_rows<A>(core.bn1 ? parts : 0, channels);
   auto p = depthwise_params<DepthwiseBackwardParams>(core, g, units, weight, bn1);
   p.grad = grad.const_data_ptr();
   p.y = y.const_data_ptr();

@@ -44,13 +44,22 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& x, const T
   dispatch_accumulator(dtype_of(x), [&](auto a) {
     using A = typename decltype(a)::type;
     const RowChunks chunks = chunks_of(x, k, n);
-    const Buffer<A> weight = needs_dx ? PointwiseWeight<A>(w).packed() : Buffer<A>(0);
-    const int64_t size = n * padded_channels(k);
-    Buffer<A> dweight = weight_gradient_sums<A>(chunks, needs_dw, size);
-    pointwise_backward({dtype_of(x), chunks, k, n, grad.const_data_ptr(), x.const_data_ptr(),
-                        needs_dx ? weight.data() : nullptr, needs_dx ? dx.mutable_data_ptr() : nullptr,
-                        needs_dw ? dweight.data() : nullptr});
-    if (needs_dw) dw = summed_gradient(dweight, n, k, w);
+    // What the products read, as it lies.
+    const bool few = chunks.few && is_of<A>(grad) && is_of<A>(x);
+    const PointwiseWeight<A> values(w);
+    const auto weight = needs_dx ? values.for_gradient(few) : GradientWeight<A>{Buffer<A>(0), nullptr};
+    Buffer<A> dweight = weight_gradient_sums<A>(chunks, needs_dw && !few, n * padded_channels(k));
+    if (needs_dx || !few) {
+      pointwise_backward({dtype_of(x), chunks, k, n, grad.const_data_ptr(), x.const_data_ptr(), weight.data,
+                          weight.packed(), needs_dx ? dx.mutable_data_ptr() : nullptr,
+                          needs_dw && !few ? dweight.data() : nullptr});
+    }
+    if (needs_dw && few) {
+      dw = outer_gradient(chunks.rows(), static_cast<const A*>(grad.const_data_ptr()), n, n,
+                          static_cast<const A*>(x.const_data_ptr()), k, k, w);
+    } else if (needs_dw) {
+      dw = summed_gradient(dweight, n, k, w);
+    }
   });
   return {dx, dw};
 }

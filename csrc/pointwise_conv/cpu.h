@@ -12,6 +12,9 @@ namespace effnet_kernels::cpu {
 // it is worked on, is one part or several whole images. Weight gradients are summed per group of chunks.
 struct RowChunks {
   int64_t images, pixels, part_rows, parts_per_image, parts_per_chunk, chunks_per_group;
+  // So few that a weight gradient per group, or a packed weight, would be more than what is multiplied: the weight's
+  // gradient is then a product of its own of all rows.
+  bool few;
 
   static constexpr int64_t kChunkElements = 131072;
 
@@ -20,7 +23,7 @@ struct RowChunks {
     const auto divide = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
     const int64_t rows = std::clamp<int64_t>(kChunkElements / columns, 64, 512);
     const int64_t parts_per_image = divide(pixels, rows);
-    RowChunks c{images, pixels, divide(pixels, parts_per_image), parts_per_image, 1, 1};
+    RowChunks c{images, pixels, divide(pixels, parts_per_image), parts_per_image, 1, 1, false};
     if (parts_per_image == 1 && images > 1) {
       // An even number, so that two threads have the same to do.
       const int64_t chunks = divide(images, std::max<int64_t>(1, rows / pixels));
@@ -28,6 +31,7 @@ struct RowChunks {
     }
     // A group costs a pass over its partial weight gradient, so that it must be worth it.
     const int64_t elements = images * pixels * columns;
+    c.few = elements < 5 * weights;
     const int64_t groups = std::clamp<int64_t>(elements / (2 * weights + 1), 2, 16);
     c.chunks_per_group = std::max<int64_t>(1, divide(c.chunks(), groups));
     return c;
@@ -63,13 +67,28 @@ struct PointwiseForwardParams {
 };
 void pointwise_forward(const PointwiseForwardParams&);
 
+// aᵀ · b, a weight's gradient, by a pass of its own.
+struct OuterProductParams {
+  DType dtype;  // of the arrays: float32 or float64
+  int64_t rows, a_columns, b_columns, a_row, b_row;
+  const void *a, *b;
+  void* out;  // A[a_columns, padded b_columns]
+
+  // Threads have rows or columns of the result, whichever are more.
+  static constexpr int64_t kBlock = 48;
+  bool shares_rows() const { return a_columns >= b_columns; }
+  int64_t blocks() const { return ((shares_rows() ? a_columns : b_columns) + kBlock - 1) / kBlock; }
+};
+void outer_product(const OuterProductParams&);
+
 // dx = grad · W; per group, dW = gradᵀ · x.
 struct PointwiseBackwardParams {
   DType dtype;
   RowChunks chunks;
   int64_t in_channels, out_channels;
   const void *grad, *x;
-  const void* weight;  // packed: [out_channels, in_channels]; null where dx is not wanted
+  const void* weight;  // [out_channels, in_channels], null where dx is not wanted
+  bool packed;         // else the weight is as it lies, of whole vectors
   void* dx;
   void* dweight;  // A[groups, out_channels, padded in_channels]; null where it is not wanted
 };

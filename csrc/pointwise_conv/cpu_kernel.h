@@ -40,7 +40,7 @@ void pointwise_backward_rows(const PointwiseBackwardParams& p, int64_t begin, in
     for (int64_t chunk = p.chunks.first_chunk(group); chunk < p.chunks.last_chunk(group); ++chunk) {
       const int64_t first = p.chunks.chunk_row(chunk), rows = p.chunks.chunk_rows(chunk);
       const A* const g = widened_rows(grad + first * n, rows * n, grad_scratch);
-      if (p.weight) store_product(g, n, rows, static_cast<const A*>(p.weight), n, k, dx + first * k);
+      if (p.weight) store_gradient(g, n, rows, static_cast<const A*>(p.weight), p.packed, n, k, dx + first * k);
       if (p.dweight) {
         const A* const a = widened_rows(x + first * k, rows * k, x_scratch);
         accumulate_outer(g, n, n, a, k, k, rows, static_cast<A*>(p.dweight) + group * n * padded, padded,
@@ -50,6 +50,23 @@ void pointwise_backward_rows(const PointwiseBackwardParams& p, int64_t begin, in
   }
 }
 
+template <class A>
+void outer_product_blocks(const OuterProductParams& p, int64_t begin, int64_t end) {
+  const A *a = static_cast<const A*>(p.a), *b = static_cast<const A*>(p.b);
+  const int64_t row = padded_channels(p.b_columns), first = begin * p.kBlock, last = end * p.kBlock;
+  A* const out = static_cast<A*>(p.out);
+  if (p.shares_rows()) {
+    const int64_t count = std::min(last, p.a_columns) - first;
+    accumulate_outer(a + first, p.a_row, count, b, p.b_row, p.b_columns, p.rows, out + first * row, row, false);
+  } else {
+    const int64_t count = std::min(last, p.b_columns) - first;
+    accumulate_outer(a, p.a_row, p.a_columns, b + first, p.b_row, count, p.rows, out + first, row, false);
+  }
+}
+
+inline void outer_product(const OuterProductParams& p, int64_t begin, int64_t end) {
+  p.dtype == DType::float64 ? outer_product_blocks<double>(p, begin, end) : outer_product_blocks<float>(p, begin, end);
+}
 inline void pointwise_forward(const PointwiseForwardParams& p, int64_t begin, int64_t end) {
   dispatch_dtype(p.dtype, [&](auto t) { pointwise_forward_rows<typename decltype(t)::type>(p, begin, end); });
 }

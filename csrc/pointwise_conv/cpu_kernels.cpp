@@ -15,6 +15,12 @@ void pointwise_forward(const PointwiseForwardParams& p) {
   parallel_over(p.chunks.chunks(), work, [&](int64_t begin, int64_t end) { run(p, begin, end); });
 }
 
+void outer_product(const OuterProductParams& p) {
+  const auto run = EK_SELECT(outer_product);
+  const int64_t work = p.rows * std::min(p.a_columns, p.b_columns) * p.kBlock / kChannelPadding;
+  parallel_over(p.blocks(), work, [&](int64_t begin, int64_t end) { run(p, begin, end); });
+}
+
 void pointwise_backward(const PointwiseBackwardParams& p) {
   const auto run = EK_SELECT(pointwise_backward);
   const int64_t work = p.chunks.most_rows() * p.in_channels * p.out_channels;

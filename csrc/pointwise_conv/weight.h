@@ -9,6 +9,15 @@
 
 namespace effnet_kernels::cpu {
 
+// [O, K] for grad · W: packed, or the weight's own memory.
+template <class A>
+struct GradientWeight {
+  Buffer<A> memory;
+  const A* data;
+
+  bool packed() const { return memory.size() > 0; }
+};
+
 // [O, K] in the accumulator type: the parameter's own memory where it is dense and of that type.
 template <class A>
 class PointwiseWeight {
@@ -20,8 +29,13 @@ class PointwiseWeight {
 
   // For x · Wᵀ.
   Buffer<A> packed_transposed() const { return pack_transpose(values(), row(), in_channels, out_channels); }
-  // For grad · W.
-  Buffer<A> packed() const { return pack_matrix(values(), row(), out_channels, in_channels); }
+  // For grad · W, of few rows as it lies if that can be read in whole vectors.
+  GradientWeight<A> for_gradient(bool few_rows) const {
+    if (few_rows && row() == padded_channels(in_channels)) return {Buffer<A>(0), values()};
+    Buffer<A> packed = pack_matrix(values(), row(), out_channels, in_channels);
+    const A* const data = packed.data();
+    return {std::move(packed), data};
+  }
 
   const int64_t out_channels, in_channels;
 
@@ -38,6 +52,16 @@ template <class A>
 Buffer<A> weight_gradient_sums(const RowChunks& chunks, bool wanted, int64_t size) {
   if (!wanted) return Buffer<A>(0);
   return chunks.groups() == 0 ? Buffer<A>(size) : Buffer<A>::unfilled(chunks.groups() * size);
+}
+
+// aᵀ · b of all rows as the gradient of a weight [a_columns, b_columns].
+template <class A>
+Tensor outer_gradient(int64_t rows, const A* a, int64_t a_row, int64_t a_columns, const A* b, int64_t b_row,
+                      int64_t b_columns, const Tensor& weight) {
+  constexpr DType dtype = sizeof(A) == 4 ? DType::float32 : DType::float64;
+  auto result = gradient_rows<A>(weight, a_columns, b_columns);
+  outer_product({dtype, rows, a_columns, b_columns, a_row, b_row, a, b, result.data()});
+  return result.tensor();
 }
 
 // first[begin, end) += Σ of the other groups' elements there.

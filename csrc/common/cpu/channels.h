@@ -6,11 +6,20 @@
 #include <cmath>
 #include <utility>
 
+#include "common/cpu/parallel.h"
 #include "common/cpu/passes.h"
 #include "common/cpu/tensor_rows.h"
+#include "common/cpu/transpose.h"
 #include "common/tensor.h"
 
 namespace effnet_kernels::cpu {
+
+// f(begin, end) over runs of `row` channels, of each of which `rows` values are read.
+template <class F>
+void for_channels(int64_t row, int64_t rows, const F& f) {
+  parallel_over(row / kChannelPadding, rows * kChannelPadding,
+                [&](int64_t begin, int64_t end) { f(begin * kChannelPadding, end * kChannelPadding); });
+}
 
 inline Extent extent_of(const Tensor& x) {
   return {dtype_of(x), layout_of(x), x.size(0), x.size(1), x.size(2) * x.size(3)};
@@ -20,20 +29,14 @@ inline Extent extent_of(const Tensor& x) {
 template <class A>
 Buffer<A> read_depthwise_weight(const Tensor& w, int64_t channels, int taps) {
   const Buffer<A> by_channel = read_rows<A>(w, channels, taps);
-  const int64_t row = padded_channels(channels), tap_row = padded_channels(taps);
-  Buffer<A> by_tap(taps * row);
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int t = 0; t < taps; ++t) by_tap[t * row + c] = by_channel[c * tap_row + t];
-  }
+  Buffer<A> by_tap = padded_rows<A>(taps, channels);
+  transpose(by_channel.data(), padded_channels(taps), channels, taps, by_tap.data(), padded_channels(channels));
   return by_tap;
 }
 template <class A>
 Tensor depthwise_weight_gradient(const A* by_tap, int64_t channels, int taps, const Tensor& w) {
-  const int64_t row = padded_channels(channels), tap_row = padded_channels(taps);
-  Buffer<A> by_channel(channels * tap_row);
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int t = 0; t < taps; ++t) by_channel[c * tap_row + t] = by_tap[t * row + c];
-  }
+  Buffer<A> by_channel = padded_rows<A>(channels, taps);
+  transpose(by_tap, padded_channels(channels), taps, channels, by_channel.data(), padded_channels(taps));
   return parameter_gradient(by_channel.data(), channels, taps, w);
 }
 
@@ -41,14 +44,16 @@ Tensor depthwise_weight_gradient(const A* by_tap, int64_t channels, int taps, co
 template <class A>
 void sum_rows_into(const A* rows, int64_t groups, int64_t size, int64_t row, A* sums) {
   if (size == 0) std::fill_n(sums, groups * row, A(0));
-  for (int64_t g = 0; g < groups && size > 0; ++g) {
-    A* const target = sums + g * row;
-    std::copy_n(rows + g * size * row, row, target);
-    for (int64_t i = 1; i < size; ++i) {
-      const A* const source = rows + (g * size + i) * row;
-      for (int64_t c = 0; c < row; ++c) target[c] += source[c];
+  for_channels(row, groups * size, [&](int64_t begin, int64_t end) {
+    for (int64_t g = 0; g < groups && size > 0; ++g) {
+      A* const target = sums + g * row;
+      std::copy(rows + g * size * row + begin, rows + g * size * row + end, target + begin);
+      for (int64_t i = 1; i < size; ++i) {
+        const A* const source = rows + (g * size + i) * row;
+        for (int64_t c = begin; c < end; ++c) target[c] += source[c];
+      }
     }
-  }
+  });
 }
 template <class A>
 Buffer<A> sum_rows(Buffer<A> rows, int64_t groups, int64_t size, int64_t row) {
@@ -89,26 +94,28 @@ struct Statistics {
 template <class A, class PartSize>
 Statistics<A> merge_statistics(const Buffer<A>& means, const Buffer<A>& m2s, int64_t parts, int64_t row,
                                PartSize part_size) {
+  Statistics<A> statistics{Buffer<A>::unfilled(row), Buffer<A>::unfilled(row)};
   Buffer<double> mean(row), m2(row);
-  double count = 0;
-  for (int64_t part = 0; part < parts; ++part) {
-    const double size = double(part_size(part)), total = count + size;
-    const double mean_weight = size / total, m2_weight = count * mean_weight;
-    const A* const part_mean = means.data() + part * row;
-    const A* const part_m2 = m2s.data() + part * row;
-    for (int64_t c = 0; c < row; ++c) {
-      const double delta = double(part_mean[c]) - mean[c];
-      mean[c] += delta * mean_weight;
-      m2[c] += double(part_m2[c]) + delta * delta * m2_weight;
+  for_channels(row, 2 * parts, [&](int64_t begin, int64_t end) {
+    double count = 0;
+    for (int64_t part = 0; part < parts; ++part) {
+      const double size = double(part_size(part)), total = count + size;
+      const double mean_weight = size / total, m2_weight = count * mean_weight;
+      const A* const part_mean = means.data() + part * row;
+      const A* const part_m2 = m2s.data() + part * row;
+      for (int64_t c = begin; c < end; ++c) {
+        const double delta = double(part_mean[c]) - mean[c];
+        mean[c] += delta * mean_weight;
+        m2[c] += double(part_m2[c]) + delta * delta * m2_weight;
+      }
+      count = total;
     }
-    count = total;
-  }
-  Statistics<A> statistics{Buffer<A>(row), Buffer<A>(row)};
-  for (int64_t c = 0; c < row; ++c) {
-    statistics.mean[c] = A(mean[c]);
-    // The correction of a tile's M2 can leave a constant channel a rounding error below zero.
-    statistics.var[c] = count == 0 || m2[c] < 0 ? A(0) : A(m2[c] / count);
-  }
+    for (int64_t c = begin; c < end; ++c) {
+      statistics.mean[c] = A(mean[c]);
+      // The correction of a tile's M2 can leave a constant channel a rounding error below zero.
+      statistics.var[c] = count == 0 || m2[c] < 0 ? A(0) : A(m2[c] / count);
+    }
+  });
   return statistics;
 }
 
@@ -183,28 +190,30 @@ template <class A>
 BatchNormGradient<A> batch_norm_gradient(const Extent& extent, const A* slope, const A* slope_x, const A* factor,
                                          const A* offset, const A* a3, const A* a5, bool training) {
   const int64_t row = extent.row();
+  BatchNormGradient<A> gradient{Buffer<A>(row), Buffer<A>(row), Buffer<A>(row), Buffer<A>(row)};
   Buffer<double> beta_sum(row), gamma_sum(row);
-  for (int64_t n = 0; n < extent.images; ++n) {
-    for (int64_t c = 0; c < row; ++c) {
-      const int64_t i = n * row + c;
-      const double f = factor ? factor[i] : A(1);
-      beta_sum[c] += f * slope[i];
-      gamma_sum[c] += f * slope_x[i];
-      if (offset) {
-        beta_sum[c] += double(offset[i]) * a3[i];
-        gamma_sum[c] += double(offset[i]) * a5[i];
+  for_channels(row, 4 * extent.images, [&](int64_t begin, int64_t end) {
+    for (int64_t n = 0; n < extent.images; ++n) {
+      for (int64_t c = begin; c < end; ++c) {
+        const int64_t i = n * row + c;
+        const double f = factor ? factor[i] : A(1);
+        beta_sum[c] += f * slope[i];
+        gamma_sum[c] += f * slope_x[i];
+        if (offset) {
+          beta_sum[c] += double(offset[i]) * a3[i];
+          gamma_sum[c] += double(offset[i]) * a5[i];
+        }
       }
     }
-  }
-  BatchNormGradient<A> gradient{Buffer<A>(row), Buffer<A>(row), Buffer<A>(row), Buffer<A>(row)};
-  const double count = double(extent.images * extent.pixels);
-  for (int64_t c = 0; c < row; ++c) {
-    gradient.dbeta[c] = A(beta_sum[c]);
-    gradient.dgamma[c] = A(gamma_sum[c]);
-    if (!training || count == 0) continue;
-    gradient.mean_dv[c] = A(beta_sum[c] / count);
-    gradient.mean_dv_x[c] = A(gamma_sum[c] / count);
-  }
+    const double count = double(extent.images * extent.pixels);
+    for (int64_t c = begin; c < end; ++c) {
+      gradient.dbeta[c] = A(beta_sum[c]);
+      gradient.dgamma[c] = A(gamma_sum[c]);
+      if (!training || count == 0) continue;
+      gradient.mean_dv[c] = A(beta_sum[c] / count);
+      gradient.mean_dv_x[c] = A(gamma_sum[c] / count);
+    }
+  });
   return gradient;
 }
 

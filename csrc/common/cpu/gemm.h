@@ -315,6 +315,18 @@ void multiply_as_they_lie(const A* a, int64_t a_row, int64_t a_step, int64_t row
   });
 }
 
+// a · w as rows of T, `columns` apart; w [depth, columns] is packed, or lies in memory in whole vectors, which is for A.
+template <class T, class A, class MemoryAhead = NothingAhead>
+void store_gradient(const A* a, int64_t a_row, int64_t rows, const A* w, bool packed, int64_t depth, int64_t columns,
+                    T* out, MemoryAhead&& ahead = {}) {
+  if constexpr (std::is_same_v<T, A>) {
+    if (!packed) {
+      return multiply_as_they_lie(a, a_row, 1, rows, w, columns, columns, depth, out, columns, false, ahead);
+    }
+  }
+  store_product(a, a_row, rows, w, depth, columns, out, ahead);
+}
+
 // out [a_columns, padded b_columns] = Σ_rows aᵀ b, for a [rows, a_columns] and b [rows, b_columns]; added to what is
 // there where `adds`.
 template <class A, class MemoryAhead = NothingAhead>

@@ -105,8 +105,12 @@ Tensor parameter_gradient(const A* values, int64_t rows, int64_t columns, const 
 
 // Whether a tensor's memory can be read and written as it lies: dense values of A, and then as rows without padding.
 template <class A>
+bool is_of(const Tensor& t) {
+  return dtype_of(t) == (sizeof(A) == 4 ? DType::float32 : DType::float64);
+}
+template <class A>
 bool is_dense_of(const Tensor& t) {
-  return (sizeof(A) == 4 ? DType::float32 : DType::float64) == dtype_of(t) && t.is_contiguous();
+  return is_of<A>(t) && t.is_contiguous();
 }
 template <class A>
 bool has_rows_of(const Tensor& t, int64_t columns) {
