@@ -156,49 +156,44 @@ class MBConv(ResidualBlock):
         self.project = ConvBNAct(channels, config.out_channels, 1, settings, activation="identity")
 
     def forward(self, x: Tensor) -> Tensor:
-        expand, depthwise, project = self.expand, self.depthwise, self.project
-        padding = depthwise.conv.explicit_padding(x)
+        expand, depthwise, se, project = self.expand, self.depthwise, self.squeeze_excite, self.project
+        conv, bn2 = depthwise.conv, depthwise.bn
+        padding = conv.explicit_padding(x)
         prepared = prepared_mbconv(self, x)
         if prepared is not None:
             return prepared(x, padding)
-        if self._has_hooks_inside():
-            return self._forward_of_modules(x)
         expansion, bn1 = (None, None) if expand is None else (expand.conv, expand.bn)
+        projection, bn3 = project.conv, project.bn
+        # Where a module has hooks of which an operator would take the tensors without calling it.
+        excitation = (None,) if se is None else (se, se.reduce, se.expand)
+        if has_hooks(*excitation, depthwise, conv, bn2, bn3) or (bn1 is not None and has_hooks(expand, bn1)):
+            return self._forward_of_modules(x)
         if self._folds_scale(x):
             return self._project_scaled(x if expansion is None else expansion(x), padding, self.residual(x))
-        if self.runs_fused and not has_hooks(project, project.conv, expansion):
+        if self.runs_fused and not has_hooks(project, projection, expansion):
             projected = mbconv(
                 x,
-                depthwise.conv,
-                depthwise.bn,
-                project.conv,
+                conv,
+                bn2,
+                projection,
                 expand=expansion,
                 bn1=bn1,
-                se=self.squeeze_excite,
+                se=se,
                 padding=padding,
                 activation=depthwise.activation,
             )
-            return batch_norm_act(projected, project.bn, project.activation, self.keep(x), self.residual(x), fused=True)
+            return batch_norm_act(projected, bn3, project.activation, self.keep(x), self.residual(x), fused=True)
         core = mbconv_core(
             x if expansion is None else expansion(x),
-            depthwise.conv,
-            depthwise.bn,
+            conv,
+            bn2,
             bn1=bn1,
-            se=self.squeeze_excite,
+            se=se,
             padding=padding,
             activation=depthwise.activation,
             fused=self.runs_fused,
         )
         return project(core, self.keep(x), self.residual(x))
-
-    def _has_hooks_inside(self) -> bool:
-        """Whether a module has hooks of which ``mbconv_core`` would take the tensors without calling it."""
-        expand, depthwise, se = self.expand, self.depthwise, self.squeeze_excite
-        if se is not None and has_hooks(se, se.reduce, se.expand):
-            return True
-        if expand is not None and has_hooks(expand, expand.bn):
-            return True
-        return has_hooks(depthwise, depthwise.conv, depthwise.bn, self.project.bn)
 
     def _forward_of_modules(self, x: Tensor) -> Tensor:
         """The formula by a call of every module, so that hooks run."""

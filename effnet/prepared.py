@@ -30,10 +30,7 @@ _PLAIN_TENSORS = (Tensor, nn.Parameter)
 _VERSION = attrgetter("_version")
 
 
-_SETTINGS = ("training", "eps", "stride", "activation", "gate", "has_skip", "_fused")
-
-_UNREAD = {"num_batches_tracked"}
-"""Buffers that inference does not read."""
+_SETTINGS = ("training", "eps", "stride", "rule", "activation", "gate", "has_skip", "_fused")
 
 
 def _settings_of(module: nn.Module) -> list[str]:
@@ -53,13 +50,8 @@ class _Entry(Generic[Weights]):
         # Of the modules' dictionaries and not of the modules: the layer itself must not be kept alive.
         self.settings = [(itemgetter(*names), m.__dict__) for m in modules if (names := _settings_of(m))]
         self.settings_then = self._settings_now()
-        self.places = [
-            (mapping, name)
-            for m in modules
-            for mapping in (m._parameters, m._buffers)
-            for name in mapping
-            if name not in _UNREAD
-        ]
+        # num_batches_tracked too: the operator that moves the running statistics counts no change of theirs.
+        self.places = [(mapping, name) for m in modules for mapping in (m._parameters, m._buffers) for name in mapping]
         self.tensors_then = self._tensors_now()
         self.tensors = [t for t in self.tensors_then if t is not None]
         self.weights: dict[torch.dtype, Weights | None] = {}

@@ -19,6 +19,16 @@ from effnet_kernels.transforms import is_recomputing
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
+def tensor_of(module: nn.Module, name: str) -> Any:
+    """``module.name``, found at once where it is a parameter or buffer like any other.
+
+    ``nn.Module`` looks for it in Python, a microsecond for each of the hundreds that a step of a network asks for.
+    """
+    parameter = module._parameters.get(name)
+    found = module._buffers.get(name) if parameter is None else parameter
+    return getattr(module, name) if found is None else found
+
+
 def batch_norm_arguments(bn: _BatchNorm) -> BatchNorm:
     """The tensors and settings of ``bn`` for one forward call, after which :func:`count_batch` has to be called.
 
@@ -27,17 +37,20 @@ def batch_norm_arguments(bn: _BatchNorm) -> BatchNorm:
     in evaluation too. The second forward call of activation checkpointing counts no batch and moves no statistics.
     """
     momentum: float | Tensor = 0.0 if bn.momentum is None else bn.momentum
-    mean, var = (bn.running_mean, bn.running_var) if not bn.training or bn.track_running_stats else (None, None)
+    mean = var = None
+    if not bn.training or bn.track_running_stats:
+        mean, var = tensor_of(bn, "running_mean"), tensor_of(bn, "running_var")
     if bn.training and is_recomputing():
         # Copies rather than none: autograd must save what it saved in the first call.
         mean, var = (None if t is None else t.clone() for t in (mean, var))
     elif bn.momentum is None and _counts(bn):
         momentum = (bn.num_batches_tracked.double() + 1).reciprocal()  # type: ignore[union-attr]
-    return BatchNorm(bn.weight, bn.bias, mean, var, uses_batch_statistics(bn), momentum, bn.eps)
+    training = bn.training or mean is None
+    return BatchNorm(tensor_of(bn, "weight"), tensor_of(bn, "bias"), mean, var, training, momentum, bn.eps)
 
 
 def _counts(bn: _BatchNorm) -> bool:
-    return bn.training and bn.track_running_stats and bn.num_batches_tracked is not None
+    return bn.training and bn.track_running_stats and tensor_of(bn, "num_batches_tracked") is not None
 
 
 def count_batch(*norms: _BatchNorm | None) -> None:
@@ -46,12 +59,12 @@ def count_batch(*norms: _BatchNorm | None) -> None:
         return
     for bn in norms:
         if bn is not None and _counts(bn):
-            bn.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+            tensor_of(bn, "num_batches_tracked").add_(1)
 
 
 def uses_batch_statistics(bn: _BatchNorm) -> bool:
     """Whether ``bn`` normalises by the batch's own mean and variance."""
-    return bn.training or bn.running_mean is None
+    return bn.training or tensor_of(bn, "running_mean") is None
 
 
 def synchronising_group(bn: _BatchNorm) -> Any:
@@ -202,8 +215,8 @@ class SqueezeExcite2d(nn.Module):
 
     def arguments(self) -> SqueezeExcite:
         """The weights as the operators take them."""
-        assert self.reduce.bias is not None and self.expand.bias is not None
-        return SqueezeExcite(self.reduce.weight, self.reduce.bias, self.expand.weight, self.expand.bias)
+        reduce, expand = self.reduce, self.expand
+        return SqueezeExcite(*(tensor_of(layer, name) for layer in (reduce, expand) for name in ("weight", "bias")))
 
     def forward(self, x: Tensor) -> Tensor:
         if has_hooks(self.reduce, self.expand):
@@ -320,15 +333,15 @@ def mbconv(
 
     It is three operators where statistics are those of several processes.
     """
-    w_project = project.weight
-    w_expand = None if expand is None else expand.weight
+    w_project = tensor_of(project, "weight")
+    w_expand = None if expand is None else tensor_of(expand, "weight")
     if any(bn is not None and synchronising_group(bn) is not None for bn in (bn1, bn2)):
         u = x if w_expand is None else ops.pointwise_conv(x, w_expand)
         core = mbconv_core(u, conv, bn2, bn1=bn1, se=se, padding=padding, activation=activation, fused=True)
         return ops.pointwise_conv(core, w_project)
     out = ops.mbconv(
         x,
-        conv.weight,
+        tensor_of(conv, "weight"),
         w_project,
         batch_norm_arguments(bn2),
         w_expand=w_expand,

@@ -31,7 +31,7 @@ class PointwiseWeight {
   Buffer<A> packed_transposed() const { return pack_transpose(values(), row(), in_channels, out_channels); }
   // For grad · W, of few rows as it lies if that can be read in whole vectors.
   GradientWeight<A> for_gradient(bool few_rows) const {
-    if (few_rows && row() == padded_channels(in_channels)) return {Buffer<A>(0), values()};
+    if (few_rows && in_channels == padded_channels(in_channels)) return {Buffer<A>(0), values()};
     Buffer<A> packed = pack_matrix(values(), row(), out_channels, in_channels);
     const A* const data = packed.data();
     return {std::move(packed), data};

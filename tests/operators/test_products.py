@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import effnet_kernels as ek
 from operators.axes import ACTIVATIONS, DTYPES, PARAMETERS
 from operators.cases import Case, laid_out, mbconv_case, pointwise_conv_case
-from operators.parity import check_parity, defined, evaluate
+from operators.parity import check_parity, defined, evaluate, weighted_sum
 from operators.recording import Recorder
 from operators.sampling import Row, label, pairwise
 from tolerances import assert_close
@@ -74,6 +74,28 @@ def test_mbconv(row: Row) -> None:
 @pytest.mark.parametrize("row", SAMPLE[::4], ids=label)
 def test_mbconv_without_gradient(row: Row) -> None:
     check_parity(mbconv_case(**row), gradient=False)
+
+
+# Fewer rows than it takes to pack a weight for: read as it lies where its rows are whole vectors.
+@pytest.mark.parametrize("parameters", PARAMETERS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=label)
+@pytest.mark.parametrize("channels", [8, 16, 17, 48], ids=label)
+def test_few_rows(channels: int, dtype: torch.dtype, parameters: str) -> None:
+    for shape in ((5, channels, 1, 1), (1, channels, 2, 3)):
+        check_parity(pointwise_conv_case(shape, out_channels=112, dtype=dtype, parameters=parameters))
+        sizes = {"expanded": 96 if channels > 8 else 50, "out_channels": channels}
+        check_parity(mbconv_case(shape, **sizes, dtype=dtype, parameters=parameters, bn1="frozen", bn2="frozen"))
+
+
+@pytest.mark.parametrize("channels", [8, 48], ids=label)
+def test_few_rows_of_which_some_gradients_are_wanted(channels: int) -> None:
+    for case in (mbconv_case((3, channels, 2, 2), expanded=96), pointwise_conv_case((3, channels, 2, 2))):
+        names = [name for name in ("x", "w_expand", "w_project", "w") if name in case.tensors]
+        every = evaluate(case.call, case.tensors).gradients
+        for name in names:
+            tensors = {k: t.clone().requires_grad_(k == name) for k, t in case.tensors.items()}
+            (gradient,) = torch.autograd.grad(weighted_sum(case.call(tensors)), tensors[name])
+            assert torch.equal(gradient, every[name]), name
 
 
 @pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a != "identity"])

@@ -16,7 +16,7 @@ inline constexpr int kTileVectors = 3;
 class Ahead {
  public:
   // Spread over `tiles` tiles.
-  explicit Ahead(int64_t tiles) : tiles_(tiles) {}
+  explicit Ahead(int64_t tiles) : tiles_(std::max<int64_t>(1, tiles)) {}
 
   template <class T>
   void add(const T* begin, int64_t elements) {
