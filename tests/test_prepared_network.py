@@ -1,4 +1,4 @@
-"""A classifier in inference on CPU as the list of its operators: the layers' results, never those of another moment."""
+"""A classifier in inference on CPU as one operator: the layers' results, never those of another moment."""
 
 import copy
 import gc
@@ -67,7 +67,7 @@ def layer_by_layer(model: EfficientNet, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def check(model: EfficientNet, *, prepared: bool = True) -> Tensor:
-    """``model`` gives what its layers do, and whether that was a list of operators is as said."""
+    """``model`` gives what its layers do, and whether that was one operator is as said."""
     logits: Tensor = model(pictures())
     assert is_prepared(model) == prepared
     assert_close(logits, layer_by_layer(model, pictures()), 1e-5, "logits")

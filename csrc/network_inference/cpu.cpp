@@ -95,7 +95,7 @@ class Network {
       out = result(x.channels, 1, 1);
       layers_.push_back({cpu::PoolInferenceParams{x.dtype, x.images, x.channels, x.pixels(), x.data, nullptr}, 0});
     }
-    out.bytes();
+    out.bytes();  // refuses what is too large to count
     inputs_.push_back(out);
   }
 
