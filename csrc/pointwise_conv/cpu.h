@@ -12,11 +12,12 @@ namespace effnet_kernels::cpu {
 // it is worked on, is one part or several whole images. Weight gradients are summed per group of chunks.
 struct RowChunks {
   int64_t images, pixels, part_rows, parts_per_image, parts_per_chunk, chunks_per_group;
-  // So few that a weight gradient per group, or a packed weight, would be more than what is multiplied: the weight's
-  // gradient is then a product of its own of all rows.
+  // So few rows that packing a weight, and a gradient of it for every group, takes longer than reading it as it lies and
+  // one product of all rows for its gradient.
   bool few;
 
   static constexpr int64_t kChunkElements = 131072;
+  static constexpr int64_t kFewElements = 5;  // per element of the weight; measured (docs/performance.md)
 
   // `columns`: elements of a row in all matrices that the chunk touches. `weights`: elements of the weight gradients.
   static RowChunks make(int64_t images, int64_t pixels, int64_t columns, int64_t weights) {
@@ -31,7 +32,7 @@ struct RowChunks {
     }
     // A group costs a pass over its partial weight gradient, so that it must be worth it.
     const int64_t elements = images * pixels * columns;
-    c.few = elements < 5 * weights;
+    c.few = elements < kFewElements * weights;
     const int64_t groups = std::clamp<int64_t>(elements / (2 * weights + 1), 2, 16);
     c.chunks_per_group = std::max<int64_t>(1, divide(c.chunks(), groups));
     return c;

@@ -14,7 +14,7 @@
 
 namespace effnet_kernels::cpu {
 
-// f(begin, end) over runs of `row` channels, of each of which `rows` values are read.
+// f(begin, end) over the `row` padded channels, shared by threads where the `rows` values read of each are worth it.
 template <class F>
 void for_channels(int64_t row, int64_t rows, const F& f) {
   parallel_over(row / kChannelPadding, rows * kChannelPadding,
