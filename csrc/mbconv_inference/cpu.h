@@ -65,21 +65,18 @@ struct MBConvInferenceParams {
     }
   }
 
-  // The projection's units of work: tiles of rows of z, of which as many are multiplied together as stay in L2 while the
-  // weights pass by, or, of an image of few tiles, which threads could not share evenly, parts of the columns.
-  static constexpr int64_t kTilePixels = 8;
+  // The projection's units of work: rows of z, of which as many are multiplied together as stay in L2 while the weights
+  // pass by, or, of an image of few rows, parts of the columns.
   ColumnParts columns() const { return ColumnParts(out_channels); }
-  int64_t chunk_tiles() const {
+  int64_t chunks_of(int64_t rows) const {
     constexpr int64_t kElements = 65536;
-    const int64_t tiles = kElements / row() / kTilePixels;
-    return tiles < 1 ? 1 : tiles;
+    return std::max<int64_t>(1, (rows * row() + kElements / 2) / kElements);
   }
-  int64_t tiles() const { return (shape.out_pixels() + kTilePixels - 1) / kTilePixels; }
   bool cuts_columns() const {
-    constexpr int64_t kFewTiles = 16;
-    return tiles() <= std::min(kFewTiles, chunk_tiles());
+    constexpr int64_t kFewRows = 128;
+    return shape.out_pixels() <= kFewRows && chunks_of(shape.out_pixels()) == 1;
   }
-  int64_t project_units() const { return cuts_columns() ? columns().count() : tiles(); }
+  int64_t project_units() const { return cuts_columns() ? columns().count() : shape.out_pixels(); }
 
   // Squeeze-and-excite's scale goes to whichever is smaller, z or a copy of the projection's weights.
   bool scales_weights() const { return reduce && shape.out_pixels() > padded_channels(out_channels); }

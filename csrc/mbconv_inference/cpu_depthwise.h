@@ -20,6 +20,15 @@ struct RowRing {
   int64_t row_size() const { return positions * Vec<float>::size; }
   int64_t plane_size() const { return (rows + 1) * row_size(); }
   int64_t at(int64_t y) const { return (y < 0 || y >= s.height ? rows : y % rows) * row_size(); }
+  // Zeros beside every row, and in the zero row; the rest of a plane is written before it is read.
+  void clear_margins(float* plane) const {
+    for (int64_t y = 0; y < rows; ++y) {
+      float* const row = plane + y * row_size();
+      std::fill_n(row, s.left * Vec<float>::size, 0.0f);
+      std::fill(row + (s.left + s.width) * Vec<float>::size, row + row_size(), 0.0f);
+    }
+    std::fill_n(plane + rows * row_size(), row_size(), 0.0f);
+  }
   // Where a pixel of the image goes.
   int64_t pixel(int64_t y, int64_t x) const { return at(y) + (s.left + x) * Vec<float>::size; }
 };

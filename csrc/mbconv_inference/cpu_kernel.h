@@ -17,15 +17,17 @@ template <class T, class Act>
 class BlockOfChannels {
  public:
   static constexpr int size = Vec<float>::size;
+  static constexpr int64_t kVectors = MBConvInferenceParams::kBlockVectors * kChannelPadding / size;
 
   BlockOfChannels(const MBConvInferenceParams& params, const MBConvImage& image_, Act activation)
       : p(params),
         act(activation),
         s(params.shape),
         image(image_),
-        ring(RowRing::make(s, MBConvInferenceParams::kBlockVectors * kChannelPadding / size)),
-        planes(MBConvInferenceParams::kBlockVectors * kChannelPadding / size * ring.plane_size()),
-        offsets(ring.rows * s.width) {
+        ring(RowRing::make(s, kVectors)),
+        planes(Buffer<float>::unfilled(kVectors * ring.plane_size())),
+        offsets(Buffer<int64_t>::unfilled(ring.rows * s.width)) {
+    for (int64_t v = 0; v < kVectors; ++v) ring.clear_margins(planes.data() + v * ring.plane_size());
     for (int64_t y = 0; y < ring.rows; ++y) {
       for (int64_t x = 0; x < s.width; ++x) offsets[y * s.width + x] = y * ring.row_size() + (s.left + x) * size;
     }
@@ -259,7 +261,6 @@ void project(const MBConvInferenceParams& p, const MBConvImage& image, int64_t r
 
 template <class T>
 void project_units(const MBConvInferenceParams& p, const MBConvImage& image, int64_t begin, int64_t end) {
-  constexpr int64_t kTile = MBConvInferenceParams::kTilePixels;
   const int64_t pixels = p.shape.out_pixels();
   const auto scratch = [](int64_t rows, int64_t columns) {
     return Buffer<float>::unfilled(rows * padded_channels(columns));
@@ -270,11 +271,11 @@ void project_units(const MBConvInferenceParams& p, const MBConvImage& image, int
     project<T>(p, image, 0, pixels, first, last - first, sums);
     return;
   }
-  Buffer<float> sums = scratch(p.chunk_tiles() * kTile, p.out_channels);
-  while (begin < end) {
-    const int64_t last = std::min(begin + p.chunk_tiles(), end), row = begin * kTile;
-    project<T>(p, image, row, std::min(last * kTile, pixels) - row, 0, p.out_channels, sums);
-    begin = last;
+  const int64_t chunks = p.chunks_of(end - begin);
+  Buffer<float> sums = scratch((end - begin + chunks - 1) / chunks, p.out_channels);
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const int64_t first = begin + (end - begin) * chunk / chunks, last = begin + (end - begin) * (chunk + 1) / chunks;
+    project<T>(p, image, first, last - first, 0, p.out_channels, sums);
   }
 }
 
