@@ -73,7 +73,7 @@ class BlockOfChannels {
       const int64_t count = std::min(end - begin, ring.rows - slot);
       const int64_t* const at = offsets.data() + slot * s.width;
       multiply_rows(x + begin * s.width * depth, depth, count * s.width, packed, depth, vectors * size,
-                    [&](int64_t row, int64_t column, Vec<float> sum, auto) {
+                    [=, act = act](int64_t row, int64_t column, Vec<float> sum, auto) {
                       const Vec<float> v = sum + load(bias + column, AllLanes{});
                       store(target + column / size * plane + at[row], act(v), AllLanes{});
                     });

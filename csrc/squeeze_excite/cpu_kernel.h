@@ -91,7 +91,7 @@ void linear(const A* rows, int64_t row, int64_t images, const void* packed, int6
             const A* bias, A* out) {
   const int64_t out_row = padded_channels(columns);
   multiply_rows(rows, row, images, static_cast<const A*>(packed), depth, columns,
-                [&](int64_t image, int64_t column, Vec<A> sum, auto lanes) {
+                [=](int64_t image, int64_t column, Vec<A> sum, auto lanes) {
                   store(out + image * out_row + column, sum + load(bias + column, AllLanes{}), lanes);
                 });
 }

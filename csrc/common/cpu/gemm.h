@@ -55,27 +55,6 @@ int64_t tiles_of_product(int64_t rows, int64_t columns) {
   return (rows + kTileRows - 1) / kTileRows * ((columns + width - 1) / width);
 }
 
-// sums[r][v] += Σ_k a[r][k · a_step] · b[v][k · b_step], where b's last vector has `lanes` lanes.
-template <int V, class A, class Lanes>
-EK_INLINE void multiply_tile(const A* const (&a)[kTileRows], int64_t a_step, const A* const (&b)[V], int64_t b_step,
-                             int64_t depth, Lanes lanes, Vec<A> (&sums)[kTileRows][V]) {
-  for (int64_t k = 0, i = 0, j = 0; k < depth; ++k, i += a_step, j += b_step) {
-    Vec<A> right[V];
-    for (int v = 0; v + 1 < V; ++v) right[v] = load(b[v] + j, AllLanes{});
-    right[V - 1] = load(b[V - 1] + j, lanes);
-    for (int r = 0; r < kTileRows; ++r) {
-      const Vec<A> left = Vec<A>::broadcast(a[r][i]);
-      for (int v = 0; v < V; ++v) sums[r][v] += left * right[v];
-    }
-  }
-}
-
-// Rows beyond the last stand for the last one: computed again and not kept.
-template <class A>
-EK_INLINE void tile_rows(const A* (&rows)[kTileRows], const A* first, int64_t step, int64_t count) {
-  for (int64_t r = 0; r < kTileRows; ++r) rows[r] = first + std::min(r, count - 1) * step;
-}
-
 // f(Constant<V>, first column) for tiles of at most kTileVectors vectors, as even as can be.
 template <class A, class F>
 EK_INLINE void for_each_tile_of_columns(int64_t columns, F f) {
@@ -167,39 +146,130 @@ struct Later {
   const E* rows;
   int64_t rows_step;
 
-  EK_INLINE void fetch(int64_t k) const {
-    prefetch_line(columns + k * columns_step);
-    prefetch_line(rows + k * rows_step);
+  EK_INLINE void fetch() {
+    prefetch_line(columns);
+    prefetch_line(rows);
+    columns += columns_step;
+    rows += rows_step;
+  }
+};
+struct NothingLater {
+  EK_INLINE void fetch() {}
+};
+
+// The value is not known to the compiler from here on, so that what depends on it is computed where it is used: as part of
+// an address, which costs nothing. Of a tile's addresses it would else keep every multiple of a distance, for which there
+// are not enough registers; it then takes them out of vector registers, in place of products.
+EK_INLINE void hide(int64_t& value) { asm("" : "+r"(value)); }
+
+// One element in each of R rows at equal distances. Two pointers and two distances make all addresses of eight rows.
+template <class E>
+struct TileRows {
+  int64_t distance, three;  // in bytes
+
+  explicit EK_INLINE TileRows(int64_t row) : distance(row * int64_t(sizeof(E))), three(3 * distance) {}
+
+  EK_INLINE void hide_distances() {
+    hide(distance);
+    hide(three);
+  }
+  EK_INLINE const E* row(const E* first, const E* second, int r) const {
+    const int64_t even = r < 2 ? 0 : r < 4 ? 2 * distance : r < 6 ? 4 * distance : 2 * three;
+    if (r == 3) return at(first, three);
+    return at(r % 2 ? second : first, even);
+  }
+  EK_INLINE const E* second(const E* first) const { return at(first, distance); }
+
+ private:
+  static EK_INLINE const E* at(const E* p, int64_t bytes) {
+    return reinterpret_cast<const E*>(reinterpret_cast<const char*>(p) + bytes);
   }
 };
 
-// One tile of multiply_rows: R rows times V vectors of columns, the last of `lanes` lanes. The rows' element k is at
-// offset(k).
-template <int R, int V, class E, class Offset, class Epilogue>
-EK_INLINE void multiply_row_tile(const E* a, int64_t a_row, Offset offset, const E* const (&b)[V], int64_t depth,
-                                 int64_t row, int64_t column, int lanes, const Later<E>& later, Epilogue& epilogue) {
+// V neighbouring vectors of columns in a packed matrix (packed_matrix.h).
+template <int V, class E>
+class PackedVectors {
+ public:
+  EK_INLINE PackedVectors(const E* packed, int64_t depth, int64_t column)
+      : distance_(depth * kPackedColumns * int64_t(sizeof(E))) {
+    for (int v = 0; v < kPointers; ++v) next_[v] = packed_column(packed, depth, column + v * kLanes);
+  }
+
+  EK_INLINE typename Factors<E>::Right vector(int v) const {
+    if constexpr (!kOfGroups) return Factors<E>::right(next_[v]);
+    return Factors<E>::right(reinterpret_cast<const E*>(reinterpret_cast<const char*>(next_[0]) + v * distance_));
+  }
+  EK_INLINE void step() {
+    for (int v = 0; v < kPointers; ++v) next_[v] += kPackedColumns;
+  }
+  EK_INLINE void hide_distances() { hide(distance_); }
+
+ private:
+  static constexpr int kLanes = Factors<E>::Sum::size;
+  static constexpr bool kOfGroups = kLanes == kPackedColumns;  // a vector is a group
+  static constexpr int kPointers = kOfGroups ? 1 : V;
+
+  const E* next_[kPointers];
+  int64_t distance_;  // of two groups, in bytes
+};
+
+// The same where rows of columns lie in memory, the last vector with `lanes` lanes.
+template <int V, class A, class Lanes>
+class LyingVectors {
+ public:
+  EK_INLINE LyingVectors(const A* first, int64_t row, Lanes lanes) : next_(first), row_(row), lanes_(lanes) {}
+
+  EK_INLINE Vec<A> vector(int v) const {
+    const A* const p = next_ + v * Vec<A>::size;
+    return v + 1 < V ? load(p, AllLanes{}) : load(p, lanes_);
+  }
+  EK_INLINE void step() { next_ += row_; }
+  EK_INLINE void hide_distances() {}
+
+ private:
+  const A* next_;
+  int64_t row_;
+  Lanes lanes_;
+};
+
+// sums[r][v] += Σ_k (element k of row r, at offset(k)) · (vector v of row k of `columns`).
+template <int R, int V, class E, class Offset, class Columns, class LaterReads>
+EK_INLINE void accumulate_tile(const E* a, int64_t a_row, Offset offset, Columns columns, int64_t depth,
+                               LaterReads later, typename Factors<E>::Sum (&sums)[R][V]) {
   using F = Factors<E>;
-  using Sum = typename F::Sum;
+  TileRows<E> rows(a_row);
+  for (int64_t k = 0; k < depth; ++k) {
+    rows.hide_distances();
+    columns.hide_distances();
+    const E *const first = a + offset(k), *const second = rows.second(first);
+    typename F::Right right[V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) right[v] = columns.vector(v);
+    later.fetch();
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const typename F::Left left = F::left(rows.row(first, second, r));
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) F::accumulate(sums[r][v], left, right[v]);
+    }
+    columns.step();
+  }
+}
+
+// One tile of multiply_rows: R rows times V vectors of columns, the last of `lanes` lanes.
+template <int R, int V, class E, class Offset, class Epilogue>
+EK_INLINE void multiply_row_tile(const E* a, int64_t a_row, Offset offset, const E* packed, int64_t depth, int64_t row,
+                                 int64_t column, int lanes, const Later<E>& later, const Epilogue& kept) {
+  using Sum = typename Factors<E>::Sum;
   Sum sums[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) sums[r][v] = Sum::zero();
   }
-  const E* const first = a + row * a_row;
-  for (int64_t k = 0; k < depth; ++k) {
-    const E* const source = first + offset(k);
-    typename F::Right right[V];
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) right[v] = F::right(b[v] + k * kPackedColumns);
-    later.fetch(k);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const typename F::Left left = F::left(source + r * a_row);
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) F::accumulate(sums[r][v], left, right[v]);
-    }
-  }
+  accumulate_tile<R, V>(a + row * a_row, a_row, offset, PackedVectors<V, E>(packed, depth, column), depth, later, sums);
+  // What it captures would be read again after every store.
+  const Epilogue epilogue = kept;
   const int64_t last = column + (V - 1) * Sum::size;
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -240,14 +310,12 @@ EK_INLINE void multiply_rows_at(const E* a, int64_t a_row, Offset offset, int64_
   using A = typename Factors<E>::Sum::value_type;
   for_each_tile_of_columns<A>(columns, [&](auto width, int64_t column) {
     constexpr int V = width();
-    const E* b[V];
-    for (int v = 0; v < V; ++v) b[v] = packed_column(packed, depth, column + v * Vec<A>::size);
     const int lanes = last_lanes<V, A>(columns, column);
     const int64_t next = column + V * Vec<A>::size;
     for_each_tile_of_rows(rows, [&](auto count, int64_t row) {
       constexpr int R = count();
       const int64_t group = row / kTileRows;
-      Later<E> later{b[0], 0, b[0], 0};
+      Later<E> later{packed, 0, packed, 0};
       if (group < kTileVectors) {
         later.columns = packed_column(packed, depth, next + group * kPackedColumns);
         later.columns_step = kPackedColumns;
@@ -256,7 +324,7 @@ EK_INLINE void multiply_rows_at(const E* a, int64_t a_row, Offset offset, int64_
         later.rows = a + (row + R) * a_row;
         later.rows_step = R;
       }
-      multiply_row_tile<R>(a, a_row, offset, b, depth, row, column, lanes, later, epilogue);
+      multiply_row_tile<R, V>(a, a_row, offset, packed, depth, row, column, lanes, later, epilogue);
       ahead.fetch();
     });
   });
@@ -273,10 +341,32 @@ EK_INLINE void multiply_rows(const E* a, int64_t a_row, int64_t rows, const E* p
 template <class T, class A, class MemoryAhead = NothingAhead>
 void store_product(const A* a, int64_t a_row, int64_t rows, const A* packed, int64_t depth, int64_t columns, T* out,
                    MemoryAhead&& ahead = {}) {
-  const auto store_vector = [&](int64_t row, int64_t column, Vec<A> sum, auto lanes) {
+  const auto store_vector = [out, columns](int64_t row, int64_t column, Vec<A> sum, auto lanes) {
     store(out + row * columns + column, sum, lanes);
   };
   multiply_rows<A>(a, a_row, rows, packed, depth, columns, store_vector, ahead);
+}
+
+// One tile of multiply_as_they_lie.
+template <int R, int V, class A, class Lanes>
+EK_INLINE void multiply_lying_tile(const A* a, int64_t a_row, int64_t a_step, const A* b, int64_t b_row, Lanes lanes,
+                                   int64_t depth, A* out, int64_t out_row, bool adds) {
+  Vec<A> sums[R][V];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      sums[r][v] = adds ? load(out + r * out_row + v * Vec<A>::size, AllLanes{}) : Vec<A>::zero();
+    }
+  }
+  accumulate_tile<R, V>(
+      a, a_row, [a_step](int64_t k) { return k * a_step; }, LyingVectors<V, A, Lanes>(b, b_row, lanes), depth,
+      NothingLater{}, sums);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) store(out + r * out_row + v * Vec<A>::size, sums[r][v], AllLanes{});
+  }
 }
 
 // out [rows, padded columns] = a · b, for a [rows, depth], whose element (r, k) is at r · a_row + k · a_step, and
@@ -287,31 +377,18 @@ void multiply_as_they_lie(const A* a, int64_t a_row, int64_t a_step, int64_t row
                           MemoryAhead&& ahead = {}) {
   for_each_tile_of_columns<A>(columns, [&](auto width, int64_t column) {
     constexpr int V = width();
-    const A* right[V];
-    for (int v = 0; v < V; ++v) right[v] = b + column + v * Vec<A>::size;
     const int lanes = last_lanes<V, A>(columns, column);
-    for (int64_t row = 0; row < rows; row += kTileRows) {
-      const int64_t count = std::min<int64_t>(kTileRows, rows - row);
-      const A* left[kTileRows];
-      tile_rows(left, a + row * a_row, a_row, count);
+    for_each_tile_of_rows(rows, [&](auto count, int64_t row) {
+      constexpr int R = count();
+      const A* const left = a + row * a_row;
       A* const target = out + row * out_row + column;
-      Vec<A> sums[kTileRows][V];
-      for (int r = 0; r < kTileRows; ++r) {
-        for (int v = 0; v < V; ++v) {
-          sums[r][v] = adds && r < count ? load(target + r * out_row + v * Vec<A>::size, AllLanes{}) : Vec<A>::zero();
-        }
-      }
       if (lanes == Vec<A>::size) {
-        multiply_tile<V>(left, a_step, right, b_row, depth, AllLanes{}, sums);
+        multiply_lying_tile<R, V>(left, a_row, a_step, b + column, b_row, AllLanes{}, depth, target, out_row, adds);
       } else {
-        multiply_tile<V>(left, a_step, right, b_row, depth, lanes, sums);
-      }
-      for (int r = 0; r < kTileRows; ++r) {
-        if (r >= count) break;
-        for (int v = 0; v < V; ++v) store(target + r * out_row + v * Vec<A>::size, sums[r][v], AllLanes{});
+        multiply_lying_tile<R, V>(left, a_row, a_step, b + column, b_row, lanes, depth, target, out_row, adds);
       }
       ahead.fetch();
-    }
+    });
   });
 }
 
