@@ -101,8 +101,8 @@ def check_parameter(t: Tensor, argument: str, shape: tuple[int, ...], like: Tens
     if not isinstance(t, Tensor):
         raise TypeError(f"{argument}: expected a Tensor of shape {shape}, got {type(t).__name__}")
     check_strided(t, argument)
-    got, rank = t.shape, len(shape)
-    if got != shape and (got[:rank] != shape or any(extent != 1 for extent in got[rank:])):
+    got = t.shape
+    if got != shape and (got[: len(shape)] != shape or any(extent != 1 for extent in got[len(shape) :])):
         raise ValueError(f"{argument}: expected shape {shape}, got {tuple(t.shape)}")
     if t.dtype not in DTYPES:
         raise TypeError(f"{argument}: expected a floating dtype, got {t.dtype}")
@@ -179,16 +179,22 @@ def check_pointwise(w: Tensor, argument: str, in_channels: int, like: Tensor) ->
     check_parameter(w, argument, (w.shape[0], in_channels, 1, 1), like)
 
 
-def check_depthwise(w: Tensor, x: Tensor, stride: int, padding: int | Sequence[int] | None) -> Padding:
-    """Check a depthwise weight (C, 1, K, K), stride and padding against ``x``; the padding as four numbers."""
+def check_depthwise(
+    w: Tensor, x: Tensor, stride: int, padding: int | Sequence[int] | None, channels: int | None = None
+) -> Padding:
+    """Check a depthwise weight (C, 1, K, K), stride and padding against ``x``; the padding as four numbers.
+
+    ``channels``: C where it is not that of ``x``, whose height, width and device are the convolution's all the same.
+    """
+    channels = x.shape[1] if channels is None else channels
     if isinstance(w, Tensor):
         check_strided(w, "w")
     if not isinstance(w, Tensor) or w.dim() != 4:
-        raise ValueError(f"w: expected shape ({x.shape[1]}, 1, K, K), got {getattr(w, 'shape', type(w).__name__)}")
+        raise ValueError(f"w: expected shape ({channels}, 1, K, K), got {getattr(w, 'shape', type(w).__name__)}")
     kernel_size = w.shape[2]
     if kernel_size not in KERNEL_SIZES or w.shape[3] != kernel_size:
         raise ValueError(f"w: expected a 3×3, 5×5 or 7×7 kernel, got {kernel_size}×{w.shape[3]}")
-    check_parameter(w, "w", (x.shape[1], 1, kernel_size, kernel_size), x)
+    check_parameter(w, "w", (channels, 1, kernel_size, kernel_size), x)
     if not isinstance(stride, int) or stride not in STRIDES:
         raise ValueError(f"stride: expected 1 or 2, got {stride!r}")
     pads = _four_paddings(padding, kernel_size)

@@ -62,9 +62,8 @@ def mbconv(
         check_pointwise(w_expand, "w_expand", x.shape[1], x)
     check_pointwise(w_project, "w_project", x.shape[1] if w_expand is None else w_expand.shape[0], x)
     x = autocast(x)
-    # mbconv_core's checks look at u's shape, dtype and device alone.
-    u = x if w_expand is None else x.new_empty(1).expand(x.shape[0], w_expand.shape[0], *x.shape[2:])
-    call = core.prepare(u, w, bn2, bn1, se, stride, padding, activation, gate)
+    channels = x.shape[1] if w_expand is None else w_expand.shape[0]
+    call = core.prepare(x, w, bn2, bn1, se, stride, padding, activation, gate, channels)
     bn1_tensors, bn2_and_se = call.bn1_tensors(), call.bn2_and_se_tensors()
     if not (has_products(x) and needs_grad(x, w_expand, w, w_project, *bn1_tensors, *bn2_and_se)):
         u = x if w_expand is None else pointwise_conv(x, w_expand)

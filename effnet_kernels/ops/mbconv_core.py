@@ -131,9 +131,10 @@ def mbconv_core_unscaled(
 
 
 class _Call(NamedTuple):
-    """The checked arguments of a call."""
+    """The checked arguments of a call; ``u`` itself, or what stands for it and may have other ``channels``."""
 
     u: Tensor
+    channels: int
     w: Tensor
     bn1: BatchNorm | None
     bn2: BatchNorm
@@ -151,10 +152,10 @@ class _Call(NamedTuple):
 
     def bn1_tensors(self) -> tuple[Tensor | None, ...]:
         bn1 = self.bn1
-        return _NO_TENSORS if bn1 is None else (*affine(bn1, self.u.shape[1], self.u), *constant_statistics(bn1))
+        return _NO_TENSORS if bn1 is None else (*affine(bn1, self.channels, self.u), *constant_statistics(bn1))
 
     def bn2_and_se_tensors(self) -> tuple[Tensor | None, ...]:
-        bn2 = (*affine(self.bn2, self.u.shape[1], self.u), *constant_statistics(self.bn2))
+        bn2 = (*affine(self.bn2, self.channels, self.u), *constant_statistics(self.bn2))
         return (*bn2, *(_NO_TENSORS if self.se is None else self.se))
 
     def settings(self) -> tuple[Any, ...]:
@@ -172,13 +173,15 @@ def prepare(
     padding: int | Sequence[int] | None,
     activation: str,
     gate: str,
+    channels: int | None = None,
 ) -> _Call:
+    """Check all arguments; of ``u`` with other ``channels``, where it stands for a tensor that is not there yet."""
     check_activations_tensor(u, "u")
     check_activation(activation)
     check_gate(gate)
-    pads = check_depthwise(w, u, stride, padding)
+    channels = u.shape[1] if channels is None else channels
+    pads = check_depthwise(w, u, stride, padding, channels)
     u = autocast(u)
-    channels = u.shape[1]
     count1 = u.shape[0] * u.shape[2] * u.shape[3]
     count2 = u.shape[0] * output_height(u, w, stride, pads) * output_width(u, w, stride, pads)
     check_batch_norm(bn2, count2, channels, u, "2")
@@ -186,7 +189,7 @@ def prepare(
         check_batch_norm(bn1, count1, channels, u, "1")
     if se is not None:
         check_squeeze_excite(se, channels, u)
-    return _Call(u, w, bn1, bn2, se, pads, count1, count2, stride, activation, gate)
+    return _Call(u, channels, w, bn1, bn2, se, pads, count1, count2, stride, activation, gate)
 
 
 def fake(

@@ -79,7 +79,7 @@ def register_autograd(namespace: str, name: str) -> None:
     half = HALVES[name]
     if half.backward is None:
         return
-    backward = partial(_backward_of, name, half.backward, getattr(torch.ops, namespace))
+    backward = partial(_backward_of, name, half.backward, _BackwardOperators(getattr(torch.ops, namespace)))
     setup_context = None if half.setup_context is None else partial(_without_zeros, half.setup_context)
     if namespace == NAMESPACE:
         kernel = autograd_kernel(getattr(operators("cpu"), name).default, setup_context, backward)
@@ -105,6 +105,28 @@ def _backward_of(
         return (None,) * len(ctx.needs_input_grad)
     check_backward(name, grad)
     return backward(namespace, ctx, grad, *rest)
+
+
+class _BackwardOperators:
+    """A namespace whose operators run below autograd where it asks for no gradient of a gradient.
+
+    Their kernels at its key, in Python, have nothing to do then but to refuse one.
+    """
+
+    def __init__(self, namespace: Any) -> None:
+        self._namespace = namespace
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        operator = getattr(self._namespace, name)
+
+        def call(*arguments: Any) -> Any:
+            if torch.is_grad_enabled() or torch.compiler.is_compiling():
+                return operator(*arguments)
+            with torch._C._AutoDispatchBelowAutograd():
+                return operator(*arguments)
+
+        setattr(self, name, call)
+        return call
 
 
 def _register(name: str, half: Half) -> None:

@@ -63,9 +63,10 @@ void product_into(const T* a, int64_t a_row, Offset offset, int64_t rows, const 
                   int64_t columns, float* out, int64_t out_row) {
   using E = product_element_t<T>;
   constexpr int64_t n = kProductValues<T>;
-  multiply_rows_at(
-      reinterpret_cast<const E*>(a), a_row / n, offset, rows, static_cast<const E*>(packed), depth / n, columns,
-      [out, out_row](int64_t row, int64_t column, Vec<float> sum, auto) { store(out + row * out_row + column, sum, AllLanes{}); });
+  multiply_rows_at(reinterpret_cast<const E*>(a), a_row / n, offset, rows, static_cast<const E*>(packed), depth / n,
+                   columns, [out, out_row](int64_t row, int64_t column, Vec<float> sum, auto) {
+                     store(out + row * out_row + column, sum, AllLanes{});
+                   });
 }
 
 // A product's rows on their way to memory: out = act(sums + bias) (+ residual).
