@@ -8,10 +8,14 @@ template <class A>
 EK_INLINE ColumnAffine<A> affine_at(const Affine& affine, int64_t channel) {
   return column_affine<Layout::nhwc, A>(affine, channel);
 }
+// SE's scale of an image's channels; null without SE.
 template <class A>
-EK_INLINE Vec<A> scale_at(const void* scale, int64_t image, int64_t row, int64_t channel) {
-  const A* const scales = static_cast<const A*>(scale);
-  return channel_values_or<Layout::nhwc>(scales ? scales + image * row : nullptr, channel, A(1));
+EK_INLINE const A* scale_of(const void* scale, int64_t image, int64_t row) {
+  return scale ? static_cast<const A*>(scale) + image * row : nullptr;
+}
+template <class A>
+EK_INLINE Vec<A> scale_at(const A* scale, int64_t channel) {
+  return channel_values_or<Layout::nhwc>(scale, channel, A(1));
 }
 
 template <class A>
@@ -19,17 +23,22 @@ EK_INLINE void add_to(A* sums, Vec<A> values) {
   store(sums, load(sums, AllLanes{}) + values, AllLanes{});
 }
 
+// In the loops below what the parameters say is copied first: it would be read, and an image divided out, again after every
+// store.
+
 // z · scale of a part's rows.
 template <class T, Activation Act>
 void scaled_part(const ProjectForwardParams& p, int64_t part, accumulator_t<T>* scaled) {
   using A = accumulator_t<T>;
   const int64_t c = p.channels, row = padded_channels(c);
   const T* const y = static_cast<const T*>(p.y) + p.chunks.first_row(part) * c;
-  for_each_vector_of_rows<A>(p.chunks.part_size(part), c, [&](int64_t r, int64_t channel, auto lanes) {
-    const auto affine = affine_at<A>(p.affine2, channel);
-    const Vec<A> scale = scale_at<A>(p.scale, p.chunks.image(part), row, channel);
+  const Affine affine2 = p.affine2;
+  const A* const scales = scale_of<A>(p.scale, p.chunks.image(part), row);
+  for_each_vector_of_rows<A>(p.chunks.part_size(part), c, [=](int64_t r, int64_t channel, auto lanes) {
+    const auto affine = affine_at<A>(affine2, channel);
     const Vec<A> value = load(y + r * c + channel, lanes);
-    store(scaled + r * row + channel, activate<Act>(affine.transformed(value)) * scale, AllLanes{});
+    const Vec<A> z = activate<Act>(affine.transformed(value));
+    store(scaled + r * row + channel, z * scale_at(scales, channel), AllLanes{});
   });
 }
 
@@ -71,9 +80,11 @@ void project_backward_part(const ProjectBackwardParams& p, int64_t part, accumul
   A* const slope_sums = static_cast<A*>(p.slope_sum) + part * row;
   A* const slope_x_sums = static_cast<A*>(p.slope_x_sum) + part * row;
   for (A* const sums : {gz_sums, slope_sums, slope_x_sums}) std::fill_n(sums, row, A(0));
-  for_each_vector_of_rows<A>(p.chunks.part_size(part), c, [&](int64_t r, int64_t channel, auto lanes) {
-    const auto affine = affine_at<A>(p.affine2, channel);
-    const Vec<A> scale = scale_at<A>(p.scale, p.chunks.image(part), row, channel);
+  const Affine affine2 = p.affine2;
+  const A* const scales = scale_of<A>(p.scale, p.chunks.image(part), row);
+  for_each_vector_of_rows<A>(p.chunks.part_size(part), c, [=](int64_t r, int64_t channel, auto lanes) {
+    const auto affine = affine_at<A>(affine2, channel);
+    const Vec<A> scale = scale_at(scales, channel);
     const Vec<A> value = load(y + r * c + channel, lanes), grad = load(g + r * c + channel, lanes);
     const auto z = activate_with_derivative<Act>(affine.transformed(value));
     const Vec<A> dv = grad * z.derivative;
@@ -123,15 +134,17 @@ void expand_backward_rows(const ExpandBackwardParams& p, int64_t begin, int64_t 
   T* const dx = static_cast<T*>(p.dx);
   Buffer<A> du_scratch = Buffer<A>::unfilled(p.du ? 0 : p.chunks.most_rows() * row);
   Buffer<A> scratch = widening_scratch<T>(p.chunks.most_rows() * k);
+  const Affine affine1 = p.affine1;
+  const A *const means = static_cast<const A*>(p.mean_dv), *const means_x = static_cast<const A*>(p.mean_dv_x);
   for (int64_t group = begin; group < end; ++group) {
     for (int64_t chunk = p.chunks.first_chunk(group); chunk < p.chunks.last_chunk(group); ++chunk) {
       const int64_t first = p.chunks.chunk_row(chunk), rows = p.chunks.chunk_rows(chunk);
       A* const du = p.du ? static_cast<A*>(p.du) + first * row : du_scratch.data();
       const T *const dv = static_cast<const T*>(p.dv) + first * c, *const u = static_cast<const T*>(p.u) + first * c;
-      for_each_vector_of_rows<A>(rows, c, [&](int64_t r, int64_t channel, auto lanes) {
-        const auto affine = affine_at<A>(p.affine1, channel);
-        const Vec<A> mean_dv = load(static_cast<const A*>(p.mean_dv) + channel, AllLanes{});
-        const Vec<A> mean_dv_x = load(static_cast<const A*>(p.mean_dv_x) + channel, AllLanes{});
+      for_each_vector_of_rows<A>(rows, c, [=](int64_t r, int64_t channel, auto lanes) {
+        const auto affine = affine_at<A>(affine1, channel);
+        const Vec<A> mean_dv = load(means + channel, AllLanes{});
+        const Vec<A> mean_dv_x = load(means_x + channel, AllLanes{});
         const int64_t at = r * c + channel;
         const Vec<A> centred = load(dv + at, lanes) - mean_dv - affine.normalized(load(u + at, lanes)) * mean_dv_x;
         store(du + r * row + channel, affine.scale * centred, AllLanes{});
