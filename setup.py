@@ -1,9 +1,10 @@
 """The extension modules; everything else about the package is in pyproject.toml.
 
-Three libraries go into ``effnet_kernels``: ``_C`` (schemas and CPU kernels), ``_C_cuda`` (CUDA kernels) and ``_plan``
-(build facts). Which of them are built is decided by :func:`decide` from what is installed here, never from the GPU that
-happens to be visible. Environment variables: ``EFFNET_KERNELS_CUDA`` (0 or 1: without, or not without, ``_C_cuda``),
-``TORCH_CUDA_ARCH_LIST``, ``MAX_JOBS``, ``CXX``, ``CFLAGS`` (a level of optimisation there replaces -O3), ``CUDA_HOME``.
+Four libraries go into ``effnet_kernels``: ``_C`` (schemas and CPU kernels), ``_C_cuda`` (CUDA kernels), ``_plan``
+(build facts) and ``_watch`` (whether prepared weights are current). Which of them are built is decided by
+:func:`decide` from what is installed here, never from the GPU that happens to be visible. Environment variables:
+``EFFNET_KERNELS_CUDA`` (0 or 1: without, or not without, ``_C_cuda``), ``TORCH_CUDA_ARCH_LIST``, ``MAX_JOBS``, ``CXX``,
+``CFLAGS`` (a level of optimisation there replaces -O3), ``CUDA_HOME``.
 """
 
 import json
@@ -24,8 +25,9 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "effnet_kernels"
-LIBRARIES = ("_C", "_C_cuda", "_plan")
+LIBRARIES = ("_C", "_C_cuda", "_plan", "_watch")
 PLAN = "csrc/plan.cpp"
+WATCH = "csrc/watch.cpp"
 REPORT = "_build.json"
 
 # The oldest torch whose stable ABI the libraries use: 2.10.
@@ -61,12 +63,14 @@ def decide(environ: Mapping[str, str], toolchain: Toolchain) -> dict[str, str | 
     if forced not in ("", "0", "1"):
         raise BuildError(f"EFFNET_KERNELS_CUDA: expected 0 or 1, got {forced!r}")
     cuda = "EFFNET_KERNELS_CUDA=0" if forced == "0" else _cuda_problem(toolchain)
+    python_module = toolchain.compiler_problem or toolchain.python_headers_problem
     if forced == "1" and cuda is not None:
         raise BuildError(f"EFFNET_KERNELS_CUDA=1, but the CUDA library cannot be built: {cuda}")
     return {
         "_C": toolchain.compiler_problem,
         "_C_cuda": cuda,
-        "_plan": toolchain.compiler_problem or toolchain.python_headers_problem,
+        "_plan": python_module,
+        "_watch": python_module,
     }
 
 
@@ -180,7 +184,7 @@ def _sources(*patterns: str) -> list[str]:
 
 def cpu_sources() -> list[str]:
     """The sources of ``_C``: schemas and CPU kernels."""
-    return sorted({*_sources("**/*.cpp")} - {*cuda_sources(), PLAN})
+    return sorted({*_sources("**/*.cpp")} - {*cuda_sources(), PLAN, WATCH})
 
 
 def cuda_sources() -> list[str]:
@@ -248,6 +252,16 @@ def extension_modules(reasons: Mapping[str, str | None], toolchain: Toolchain) -
                 [PLAN],
                 include_dirs=[str(ROOT / "csrc"), pybind11.get_include()],
                 define_macros=[_macro(name, text) for name, text in facts.items()],
+                extra_compile_args=cxx,
+                language="c++",
+            )
+        )
+    if reasons["_watch"] is None:
+        modules.append(
+            Extension(
+                f"{PACKAGE}._watch",
+                [WATCH],
+                include_dirs=[pybind11.get_include()],
                 extra_compile_args=cxx,
                 language="c++",
             )

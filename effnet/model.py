@@ -118,9 +118,10 @@ class EfficientNetFeatures(Switchable):
         batch, _, height, width = x.shape
         if height == 0 or width == 0:
             raise ValueError(f"x: expected H and W of at least 1, got shape {tuple(x.shape)}")
+        if batch != 1 or height > STRIDE or width > STRIDE:
+            return
         last = self.stages[-1][-1].project.bn  # type: ignore[index]
-        single = batch == 1 and height <= STRIDE and width <= STRIDE
-        if single and last.training and synchronising_group(last) is None:
+        if last.training and synchronising_group(last) is None:
             raise ValueError(
                 "x: expected more than 1 value per channel in the last feature map when training (a batch above 1 or "
                 f"a side above {STRIDE}), got shape {tuple(x.shape)}"

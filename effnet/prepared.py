@@ -11,7 +11,6 @@ its modules say.
 """
 
 from collections.abc import Callable
-from operator import attrgetter, is_, itemgetter
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -21,14 +20,13 @@ from torch.nn.modules import module as nn_module
 
 from effnet_kernels.backend import backend_for
 from effnet_kernels.ops.prepared import DTYPES
+from effnet_kernels.watch import watch
 
 Weights = TypeVar("Weights")
 Self = TypeVar("Self", bound=nn.Module)
 
 _GLOBAL_HOOKS = (nn_module._global_forward_hooks, nn_module._global_forward_pre_hooks)
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
-_VERSION = attrgetter("_version")
-
 
 _SETTINGS = ("training", "eps", "stride", "rule", "activation", "gate", "has_skip", "_fused")
 
@@ -44,43 +42,29 @@ class _Entry(Generic[Weights]):
     def __init__(self, layer: nn.Module) -> None:
         modules = list(layer.modules())
         self.made_from = frozenset(map(id, modules))
-        self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-        self.children = [m._modules for m in modules if m._modules]
-        self.children_then = [dict(children) for children in self.children]
-        # Of the modules' dictionaries and not of the modules: the layer itself must not be kept alive.
-        self.settings = [(itemgetter(*names), m.__dict__) for m in modules if (names := _settings_of(m))]
-        self.settings_then = self._settings_now()
-        # num_batches_tracked too: the operator that moves the running statistics counts no change of theirs.
-        self.places = [(mapping, name) for m in modules for mapping in (m._parameters, m._buffers) for name in mapping]
-        self.tensors_then = self._tensors_now()
-        self.tensors = [t for t in self.tensors_then if t is not None]
         self.weights: dict[torch.dtype, Weights | None] = {}
         self.dtypes = {
             t.dtype for m in modules if isinstance(m, (nn.Conv2d, nn.Linear)) for t in m.parameters(recurse=False)
         }
-        self.counts_changes = all(type(t) in _PLAIN_TENSORS and not t.is_inference() for t in self.tensors)
+        # num_batches_tracked too: the operator that moves the running statistics counts no change of theirs.
+        owned = [(mapping, name) for m in modules for mapping in (m._parameters, m._buffers) for name in mapping]
+        self.tensors = [t for mapping, name in owned if (t := mapping[name]) is not None]
+        hooks: list[dict[Any, Any]] = [each for m in modules for each in (m._forward_hooks, m._forward_pre_hooks)]
+        counts_changes = all(type(t) in _PLAIN_TENSORS and not t.is_inference() for t in self.tensors)
         own_forward = any("forward" in m.__dict__ for m in modules)
-        self.can_prepare = self.counts_changes and not own_forward and all(t.device.type == "cpu" for t in self.tensors)
-        self.state = self._state()
-
-    def _tensors_now(self) -> list[Tensor | None]:
-        return [mapping.get(name) for mapping, name in self.places]
-
-    def _settings_now(self) -> list[Any]:
-        return [get(attributes) for get, attributes in self.settings]
-
-    def _state(self) -> tuple[list[int], list[int]] | None:
-        if not self.counts_changes:
-            return None
-        return list(map(_VERSION, self.tensors)), list(map(Tensor.data_ptr, self.tensors))
+        on_cpu = all(t.device.type == "cpu" for t in self.tensors)
+        self.can_prepare = counts_changes and on_cpu and not own_forward and not any(hooks)
+        # Of the modules' dictionaries and not of the modules: the layer itself must not be kept alive.
+        settings = [(m.__dict__, name) for m in modules for name in _settings_of(m)]
+        children: list[dict[str, Any]] = [m._modules for m in modules if m._modules]
+        inside = [(mapping, name) for mapping in children for name in mapping]
+        self.watch = watch([*inside, *settings, *owned], [*children, *hooks], self.tensors if counts_changes else [])
 
     def is_current(self) -> bool:
-        if self.children != self.children_then or self._settings_now() != self.settings_then:
-            return False
-        return all(map(is_, self._tensors_now(), self.tensors_then)) and self._state() == self.state
+        return self.watch.unchanged()
 
     def serves(self, x: Tensor) -> bool:
-        if any(self.hooks) or any(_GLOBAL_HOOKS):
+        if any(_GLOBAL_HOOKS):
             return False
         if torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in self.tensors)):
             return False
