@@ -52,6 +52,7 @@ class BackwardSlice {
         channel_row(padded_channels(s.channels)),
         pixel(Slice<A>::pixel_of(params.units)),
         margin(s.kernel_size - 1),
+        target(static_cast<T*>(p.dx), s.images * s.channels * s.pixels(), s.channels),
         dy_size((margin + std::max(s.out_width, (s.width - 1 + s.left) / s.stride + 1)) * pixel),
         ring(s.kernel_size * dy_size),
         a(std::max(s.left + s.width, (s.out_width - 1) * s.stride + s.kernel_size) * pixel),
@@ -83,7 +84,7 @@ class BackwardSlice {
         }
         stage_input(slice, image, y);
         for (int v = 0; v < slice.vectors(); ++v) {
-          slice.prefetch(static_cast<const T*>(p.dx) + slice.row(image, y, s.height, s.width), s.width, v);
+          if (!target.past_caches()) slice.prefetch(dx_row(slice, image, y), s.width, v);
           convolve(slice, rows, y, v);
         }
         write(slice, image, y);
@@ -102,6 +103,9 @@ class BackwardSlice {
     return {lowest <= 0 ? 0 : (lowest + s.stride - 1) / s.stride, std::min((y + s.top) / s.stride + 1, s.out_height)};
   }
 
+  T* dx_row(const Slice<A>& slice, int64_t image, int64_t y) const {
+    return static_cast<T*>(p.dx) + slice.row(image, y, s.height, s.width);
+  }
   A* slot(int64_t out_y) { return ring.data() + out_y % s.kernel_size * dy_size + margin * pixel; }
 
   void stage_dy(const Slice<A>& slice, int64_t image, int64_t out_y) {
@@ -210,18 +214,18 @@ class BackwardSlice {
   void write(const Slice<A>& slice, int64_t image, int64_t y) {
     const int64_t start = slice.row(image, y, s.height, s.width);
     const T* const x = static_cast<const T*>(p.x) + start;
-    T* const dx = static_cast<T*>(p.dx) + start;
+    T* const dx = dx_row(slice, image, y);
     const A *const gradients = da.data(), *const slopes = slope.data();
     if (p.prologue) {
       slice.for_each_in_row(s.width, [&](int v, int64_t to, int64_t from, auto lanes) {
         const V dv = load(gradients + from, AllLanes{}) * load(slopes + from, AllLanes{});
-        store(dx + to, dv, lanes);
+        target.store(dx + to, dv, lanes);
         dbeta[v] += dv;
         dgamma[v] += dv * affine1[v].normalized(load(x + to, lanes));
       });
     } else {
       slice.for_each_in_row(s.width, [&](int, int64_t to, int64_t from, auto lanes) {
-        store(dx + to, load(gradients + from, AllLanes{}), lanes);
+        target.store(dx + to, load(gradients + from, AllLanes{}), lanes);
       });
     }
   }
@@ -243,6 +247,7 @@ class BackwardSlice {
   const DepthwiseShape& s;
   const int64_t channel_row, pixel;
   const int64_t margin;  // zeros before a dy row, in pixels
+  const Target<T> target;
   const int64_t dy_size;
   Buffer<A> ring, a, da, slope, dweight;
   ColumnAffine<A> affine1[Slice<A>::max_vectors];

@@ -14,6 +14,7 @@ class ForwardSlice {
         pixel(Slice<A>::pixel_of(params.units)),
         row_size(std::max(s.left + s.width, (s.out_width - 1) * s.stride + s.kernel_size) * pixel),
         tile_rows(std::max<int64_t>(1, kTilePixels / s.out_width)),
+        target(static_cast<T*>(p.out), s.images * s.channels * s.out_pixels(), s.channels),
         ring(s.kernel_size * row_size),
         tile(tile_rows * s.out_width * pixel) {}
 
@@ -49,8 +50,9 @@ class ForwardSlice {
              ++next_row) {
           stage(slice, image, next_row);
         }
-        convolve(slice, top, tile_row(y - tile_first),
-                 [&](int v) { slice.prefetch(out_row(slice, image, y), s.out_width, v); });
+        convolve(slice, top, tile_row(y - tile_first), [&](int v) {
+          if (!target.past_caches()) slice.prefetch(out_row(slice, image, y), s.out_width, v);
+        });
       }
       write(slice, image, tile_first, tile_last);
     }
@@ -122,7 +124,7 @@ class ForwardSlice {
         write_measured(slice, source, out);
       } else {
         slice.for_each_in_row(s.out_width, [&](int, int64_t to, int64_t from, auto lanes) {
-          store(out + to, load(source + from, AllLanes{}), lanes);
+          target.store(out + to, load(source + from, AllLanes{}), lanes);
         });
       }
     }
@@ -133,7 +135,7 @@ class ForwardSlice {
   void write_activated(const Slice<A>& slice, const A* source, T* out) {
     slice.for_each_in_row(s.out_width, [&](int v, int64_t to, int64_t from, auto lanes) {
       const V z = activate<Act>(affine2[v].transformed(load(source + from, AllLanes{})));
-      store(out + to, z, lanes);
+      target.store(out + to, z, lanes);
       sums[v] += z;
     });
   }
@@ -150,7 +152,7 @@ class ForwardSlice {
   void write_measured(const Slice<A>& slice, const A* source, T* out) {
     slice.for_each_in_row(s.out_width, [&](int v, int64_t to, int64_t from, auto lanes) {
       const V y = load(source + from, AllLanes{});
-      store(out + to, y, lanes);
+      target.store(out + to, y, lanes);
       const V deviation = stored<T>(y) - centres[v];
       deviations[v] += deviation;
       m2s[v] += deviation * deviation;
@@ -178,6 +180,7 @@ class ForwardSlice {
   const DepthwiseForwardParams& p;
   const DepthwiseShape& s;
   const int64_t channel_row, pixel, row_size, tile_rows;
+  const Target<T> target;
   Buffer<A> ring, tile;
   ColumnAffine<A> affine1[Slice<A>::max_vectors], affine2[Slice<A>::max_vectors];
   RunningMoments<A> moments[Slice<A>::max_vectors];

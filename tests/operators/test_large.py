@@ -37,6 +37,22 @@ def test_pointwise(operator: str, shape: Shape, layout: str, dtype: torch.dtype)
     check_parity(CASES[operator](shape, layout=layout, dtype=dtype, **options))
 
 
+PAST_CACHES = ((3, 48, 121, 121), (2, 66, 128, 128))
+"""Above two million elements, which are written past the caches where pixels, or planes, are of whole vectors."""
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", PAST_CACHES, ids=label)
+@pytest.mark.parametrize("operator", ["batch_norm_act", "squeeze_excite", "depthwise_conv_bn_act", "mbconv_core"])
+def test_tensors_written_past_the_caches(operator: str, shape: Shape, layout: str) -> None:
+    check_parity(CASES[operator](shape, layout=layout, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=label)
+def test_other_dtypes_written_past_the_caches(dtype: torch.dtype) -> None:
+    check_parity(CASES["depthwise_conv_bn_act"](PAST_CACHES[0], layout="channels_last", dtype=dtype))
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=label)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_inference(layout: str, shape: Shape) -> None:

@@ -9,12 +9,15 @@ EK_INLINE void prefetch_line(const T* address) {
   __builtin_prefetch(address, 0, 2);
 }
 
+// Tensors of so many elements are not in a cache from one pass to the next.
+inline constexpr int64_t kLargeElements = int64_t(1) << 21;
+
 // What a streaming pass will come to, two pages on, since the processor's own prefetching ends with a page. Where a tensor
 // may lie in a cache from the pass before, it costs more than it saves.
 class Stream {
  public:
-  explicit Stream(const Extent& extent)
-      : is_large_(extent.images * extent.channels * extent.pixels >= kLargeElements) {}
+  explicit Stream(const Extent& extent) : is_large_(extent.elements() >= kLargeElements) {}
+  static Stream none() { return Stream(); }
 
   template <class T>
   EK_INLINE void prefetch(const T* address) const {
@@ -22,8 +25,51 @@ class Stream {
   }
 
  private:
-  static constexpr int64_t kLargeElements = int64_t(1) << 21, kAhead = 8192;
+  static constexpr int64_t kAhead = 8192;
+  Stream() : is_large_(false) {}
+
   bool is_large_;
+};
+
+// A tensor that is written once, from its first vector to its last. Large ones are written past the caches: else a line
+// would be read before all of it is overwritten, and be gone from the caches before it is used.
+template <class T>
+class Target {
+  using A = accumulator_t<T>;
+
+ public:
+  // Vectors start at multiples of a vector within runs of `run` elements.
+  Target(T* first, int64_t elements, int64_t run)
+      : past_(kCanPass && elements >= kLargeElements && run % Vec<A>::size == 0 &&
+              reinterpret_cast<uintptr_t>(first) % kLine == 0) {}
+  // In another thread's sight before whatever is written next.
+  ~Target() {
+#if EK_VECTOR_BYTES == 64
+    if (past_) _mm_sfence();
+#endif
+  }
+  Target(const Target&) = delete;
+  Target& operator=(const Target&) = delete;
+
+  bool past_caches() const { return past_; }
+
+  template <class Lanes>
+  EK_INLINE void store(T* target, Vec<A> v, Lanes lanes) const {
+#if EK_VECTOR_BYTES == 64
+    if constexpr (kCanPass && std::is_same_v<Lanes, AllLanes>) {
+      if (past_) {
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(target), (__m512i)v.raw);
+        return;
+      }
+    }
+#endif
+    EK_CPU_ISA::store(target, v, lanes);
+  }
+
+ private:
+  static constexpr uintptr_t kLine = 64;
+  static constexpr bool kCanPass = std::is_same_v<T, A> && EK_VECTOR_BYTES == kLine;
+  bool past_;
 };
 
 template <class A, Layout L>

@@ -27,7 +27,10 @@ struct Extent {
 
   static constexpr int64_t kChunkPixels = 256, kMaxSliceChannels = 1280;  // channels_last
 
+  int64_t elements() const { return images * channels * pixels; }
   int64_t row() const { return padded_channels(channels); }
+  // Elements that lie side by side and are not to be cut by a vector: a pixel, or a plane.
+  int64_t run() const { return layout == Layout::nchw ? pixels : channels; }
   int64_t chunks() const { return layout == Layout::nchw ? 1 : (pixels + kChunkPixels - 1) / kChunkPixels; }
   int64_t parts() const { return images * chunks(); }
   int64_t part_pixels(int64_t part) const {

@@ -82,6 +82,8 @@ void normalize_panels(const NormalizeParams& p, int64_t begin, int64_t end) {
   const T* const residual = static_cast<const T*>(p.residual);
   const A* const factors = static_cast<const A*>(p.factor);
   T* const out = static_cast<T*>(p.out);
+  const Target<T> target(out, p.extent.elements(), p.extent.run());
+  const Stream stream_out = target.past_caches() ? Stream::none() : stream;
   PanelValues<Values, A, L> values;
   for_each_panel<A, L>(p.extent, begin, end, [&](const Panel<A, L>& panel) {
     const A* const row = factors ? factors + panel.image * p.extent.row() : nullptr;
@@ -90,15 +92,16 @@ void normalize_panels(const NormalizeParams& p, int64_t begin, int64_t end) {
     });
     const auto normalized = [&](int v, int64_t i, auto lanes) {
       stream.prefetch(x + i);
-      stream.prefetch(out + i);
+      stream_out.prefetch(out + i);
       return activate<Act>(values[v].affine.transformed(load(x + i, lanes))) * values[v].factor;
     };
     if (residual) {
       panel.for_each_vector([&](int v, int64_t i, auto lanes) {
-        store(out + i, normalized(v, i, lanes) + load(residual + i, lanes), lanes);
+        target.store(out + i, normalized(v, i, lanes) + load(residual + i, lanes), lanes);
       });
     } else {
-      panel.for_each_vector([&](int v, int64_t i, auto lanes) { store(out + i, normalized(v, i, lanes), lanes); });
+      panel.for_each_vector(
+          [&](int v, int64_t i, auto lanes) { target.store(out + i, normalized(v, i, lanes), lanes); });
     }
   });
 }
@@ -178,6 +181,9 @@ void input_gradient_panels(const InputGradientParams& p, int64_t begin, int64_t 
   const T* const grad = static_cast<const T*>(p.grad);
   const T* const x = static_cast<const T*>(p.x);
   T* const dx = static_cast<T*>(p.dx);
+  const bool in_place = p.dx == p.grad;  // so in the cache when it is written
+  const Target<T> target(dx, in_place ? 0 : p.extent.elements(), p.extent.run());
+  const Stream stream_dx = in_place || target.past_caches() ? Stream::none() : stream;
   PanelValues<ColumnGradient<A>, A, L> gradients;
   for_each_panel<A, L>(p.extent, begin, end, [&](const Panel<A, L>& panel) {
     gradients.set(panel, [&](int64_t channel) {
@@ -187,14 +193,14 @@ void input_gradient_panels(const InputGradientParams& p, int64_t begin, int64_t 
       panel.for_each_vector([&](int v, int64_t i, auto lanes) {
         stream.prefetch(x + i);
         stream.prefetch(grad + i);
-        stream.prefetch(dx + i);
-        store(dx + i, gradients[v].template through<Act>(load(grad + i, lanes), load(x + i, lanes)), lanes);
+        stream_dx.prefetch(dx + i);
+        target.store(dx + i, gradients[v].template through<Act>(load(grad + i, lanes), load(x + i, lanes)), lanes);
       });
     } else {
       panel.for_each_vector([&](int v, int64_t i, auto lanes) {
         stream.prefetch(grad + i);
-        stream.prefetch(dx + i);
-        store(dx + i, load(grad + i, lanes) * gradients[v].factor + gradients[v].offset, lanes);
+        stream_dx.prefetch(dx + i);
+        target.store(dx + i, load(grad + i, lanes) * gradients[v].factor + gradients[v].offset, lanes);
       });
     }
   });
