@@ -10,7 +10,7 @@ EK_INLINE void prefetch_line(const T* address) {
 }
 
 // Tensors of so many elements are not in a cache from one pass to the next.
-inline constexpr int64_t kLargeElements = int64_t(1) << 21;
+inline constexpr int64_t kLargeElements = int64_t(1) << 20;
 
 // What a streaming pass will come to, two pages on, since the processor's own prefetching ends with a page. Where a tensor
 // may lie in a cache from the pass before, it costs more than it saves.
