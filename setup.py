@@ -1,8 +1,9 @@
 """The extension modules; everything else about the package is in pyproject.toml.
 
-Four libraries go into ``effnet_kernels``: ``_C`` (schemas and CPU kernels), ``_C_cuda`` (CUDA kernels), ``_plan``
-(build facts) and ``_watch`` (whether prepared weights are current). Which of them are built is decided by
-:func:`decide` from what is installed here, never from the GPU that happens to be visible. Environment variables:
+Five libraries go into ``effnet_kernels``: ``_C`` (schemas and CPU kernels), ``_C_cuda`` (CUDA kernels), ``_autograd``
+(the operators' backward, for this very torch), ``_plan`` (build facts) and ``_watch`` (whether prepared weights are
+current). Which of them are built is decided by :func:`decide` from what is installed here, never from the GPU that
+happens to be visible. Environment variables:
 ``EFFNET_KERNELS_CUDA`` (0 or 1: without, or not without, ``_C_cuda``), ``TORCH_CUDA_ARCH_LIST``, ``MAX_JOBS``, ``CXX``,
 ``CFLAGS`` (a level of optimisation there replaces -O3), ``CUDA_HOME``.
 """
@@ -25,7 +26,8 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "effnet_kernels"
-LIBRARIES = ("_C", "_C_cuda", "_plan", "_watch")
+LIBRARIES = ("_C", "_C_cuda", "_autograd", "_plan", "_watch")
+AUTOGRAD = "csrc/autograd.cpp"
 PLAN = "csrc/plan.cpp"
 WATCH = "csrc/watch.cpp"
 REPORT = "_build.json"
@@ -69,6 +71,7 @@ def decide(environ: Mapping[str, str], toolchain: Toolchain) -> dict[str, str | 
     return {
         "_C": toolchain.compiler_problem,
         "_C_cuda": cuda,
+        "_autograd": toolchain.compiler_problem,
         "_plan": python_module,
         "_watch": python_module,
     }
@@ -184,7 +187,7 @@ def _sources(*patterns: str) -> list[str]:
 
 def cpu_sources() -> list[str]:
     """The sources of ``_C``: schemas and CPU kernels."""
-    return sorted({*_sources("**/*.cpp")} - {*cuda_sources(), PLAN, WATCH})
+    return sorted({*_sources("**/*.cpp")} - {*cuda_sources(), AUTOGRAD, PLAN, WATCH})
 
 
 def cuda_sources() -> list[str]:
@@ -235,6 +238,9 @@ def extension_modules(reasons: Mapping[str, str | None], toolchain: Toolchain) -
                 },
             )
         )
+    if reasons["_autograd"] is None:
+        # Not of the stable ABI, which has no autograd, but loaded like a library of it.
+        modules.append(CppExtension(f"{PACKAGE}._autograd", [AUTOGRAD], extra_compile_args=cxx, py_limited_api=True))
     if reasons["_plan"] is None:
         codes = [flag.rpartition("code=")[2] for flag in architectures]
         asked = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(" ", ";").split(";")

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import torch
 
-from effnet_kernels.build import missing_reason
+from effnet_kernels.build import autograd_problem, missing_reason
 from effnet_kernels.transforms import unsupported_transform
 
 ENVIRONMENT_VARIABLE = "EFFNET_KERNELS_BACKEND"
@@ -44,8 +44,13 @@ def _load_cuda_library(cpu_reason: str | None) -> str | None:
     return _load_library("_C_cuda")
 
 
+def _load_autograd_library(cpu_reason: str | None) -> str | None:
+    return cpu_reason or autograd_problem() or _load_library("_autograd")
+
+
 _CPU_REASON = _load_library("_C")
 _CUDA_LIBRARY_REASON = _load_cuda_library(_CPU_REASON)
+_AUTOGRAD_REASON = _load_autograd_library(_CPU_REASON)
 
 
 def _cuda_reason() -> str | None:
@@ -94,6 +99,11 @@ def cuda_library_reason() -> str | None:
     return _CUDA_LIBRARY_REASON
 
 
+def autograd_library_reason() -> str | None:
+    """Why the operators' backward is called in Python, or None where C++ does it."""
+    return _AUTOGRAD_REASON
+
+
 def _checked(name: str, source: str) -> str:
     if name not in CHOICES:
         raise ValueError(f"{source}: expected one of {', '.join(CHOICES)}, got {name!r}")
@@ -104,6 +114,9 @@ def _checked(name: str, source: str) -> str:
 
 
 _requested = _checked(os.environ.get(ENVIRONMENT_VARIABLE, "auto"), ENVIRONMENT_VARIABLE)
+_SERVED = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
+"""The type of device whose tensors a backend is for."""
+
 _serves_cuda = "reference"
 """What ``auto`` gives CUDA tensors: the compiled library, else Triton, else the reference."""
 
@@ -165,8 +178,8 @@ def backend_for(device: torch.device, dtype: torch.dtype | None = None) -> str:
         if device.type == "cpu":
             return "cpu" if _CPU_REASON is None else "reference"
         return _serves_cuda if device.type == "cuda" and dtype != torch.float64 else "reference"
-    serves = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": ("cuda", "cpu") if interpreting() else ("cuda",)}
-    if device.type not in serves[_requested]:
+    # Its interpreter serves both.
+    if device.type != _SERVED[_requested] and not (_requested == "triton" and device.type == "cpu" and interpreting()):
         raise RuntimeError(f"backend {_requested!r} does not serve tensors on {device}; use 'auto' or 'reference'")
     if dtype == torch.float64 and _requested != "cpu":
         raise RuntimeError(f"backend {_requested!r} does not compute in float64; use 'auto' or 'reference'")

@@ -79,8 +79,25 @@ def plan_library() -> ModuleType:
     return _plan
 
 
+def autograd_problem() -> str | None:
+    """Why ``_autograd``, the operators' backward in C++, cannot serve this torch, or None where it can.
+
+    Other than the libraries of the stable ABI it serves the torch that it was built with alone. Elsewhere Python does
+    the same, in more time.
+    """
+    if not (_PACKAGE / "_autograd.abi3.so").exists():
+        return missing_reason("_autograd")
+    try:
+        built_with = plan_library().facts()["torch_version"]
+    except RuntimeError as error:
+        return f"_autograd: which torch it was built with is not known: {error}"
+    if built_with != torch.__version__:
+        return f"_autograd was built with torch {built_with}, this is {torch.__version__}"
+    return None
+
+
 def missing_reason(library: str) -> str:
-    """Why ``library`` (``_C``, ``_C_cuda`` or ``_plan``) is not in the package's folder, as the build recorded it."""
+    """Why ``library`` (``_C``, ``_C_cuda``, …) is not in the package's folder, as the build recorded it."""
     report: dict[str, Any] = json.loads(_REPORT.read_text()) if _REPORT.exists() else {}
     reason = report.get(library) or "these sources were not installed (pip install .)"
     return f"{library} was not built: {reason}"
@@ -97,4 +114,6 @@ def describe() -> str:
         lines.append(f"CUDA library: {missing_reason('_C_cuda')}")
     else:
         lines.append(f"CUDA library: nvcc {facts.nvcc_version}, {', '.join(facts.cuda_architectures)}")
+    problem = autograd_problem()
+    lines.append("backward: called in C++" if problem is None else f"backward: called in Python: {problem}")
     return "\n".join([*lines, f"built with torch {facts.torch_version}, running on {torch.__version__}"])

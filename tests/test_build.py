@@ -59,7 +59,7 @@ WITHOUT_CUDA = {
 
 
 def test_everything_is_built_where_everything_is_there() -> None:
-    assert build.decide({}, COMPLETE) == {"_C": None, "_C_cuda": None, "_plan": None, "_watch": None}
+    assert build.decide({}, COMPLETE) == {"_C": None, "_C_cuda": None, "_autograd": None, "_plan": None, "_watch": None}
     assert build.decide({"EFFNET_KERNELS_CUDA": "1"}, COMPLETE)["_C_cuda"] is None
 
 
@@ -86,7 +86,13 @@ def test_forcing_cuda_stops_with_what_is_missing(case: str) -> None:
 
 def test_cuda_can_be_left_out() -> None:
     decision = build.decide({"EFFNET_KERNELS_CUDA": "0"}, COMPLETE)
-    assert decision == {"_C": None, "_C_cuda": "EFFNET_KERNELS_CUDA=0", "_plan": None, "_watch": None}
+    assert decision == {
+        "_C": None,
+        "_C_cuda": "EFFNET_KERNELS_CUDA=0",
+        "_autograd": None,
+        "_plan": None,
+        "_watch": None,
+    }
 
 
 @pytest.mark.parametrize("value", ["yes", "true", "2", " 1"])
@@ -106,7 +112,7 @@ def test_without_a_compiler_nothing_is_built_and_the_report_says_so() -> None:
 def test_without_python_headers_only_python_modules_are_left_out() -> None:
     decision = build.decide({}, replace(COMPLETE, python_headers_problem="there is no Python.h"))
     missing = "there is no Python.h"
-    assert decision == {"_C": None, "_C_cuda": None, "_plan": missing, "_watch": missing}
+    assert decision == {"_C": None, "_C_cuda": None, "_autograd": None, "_plan": missing, "_watch": missing}
 
 
 def test_architectures_are_those_that_nvcc_knows_and_ptx_of_the_newest() -> None:

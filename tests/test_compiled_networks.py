@@ -148,3 +148,16 @@ def test_inductor() -> None:
     expected = step(lambda x: eager(x)[0], eager, x)
     for name, t in step(run, compiled, x).items():
         agree(t.double(), expected[name].double())
+
+
+def test_compiled_autograd_gives_the_same_gradients() -> None:
+    """It looks into what an operator saved for its backward."""
+    model, x = quiet().train(), images(2)
+    expected = step(model, model, x)
+    twin = quiet().train()
+    loss = twin(x).square().sum()
+    with torch._dynamo.compiled_autograd._enable(lambda graph: graph):
+        loss.backward()
+    for name, parameter in twin.named_parameters():
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, expected[f"gradient of {name}"]), name

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from effnet_kernels.backend import backends
+from effnet_kernels.backend import autograd_library_reason, backends
 from effnet_kernels.ops.autograd import autograd_kernel
 from effnet_kernels.transforms import check_backward
 
@@ -22,6 +22,9 @@ _library = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 compiled = backends()["cpu"] is None
 """Whether the compiled library is there."""
+
+_in_cpp = autograd_library_reason() is None
+"""Whether csrc/autograd.cpp calls the compiled library's backward operators, by its schemas' names."""
 
 
 class Half(NamedTuple):
@@ -77,7 +80,7 @@ def register_backward(name: str, fake: Callable[..., Any]) -> None:
 def register_autograd(namespace: str, name: str) -> None:
     """Register the backward of ``name``, if it has one, with the operator in ``namespace``."""
     half = HALVES[name]
-    if half.backward is None:
+    if half.backward is None or (namespace == NAMESPACE and half.setup_context is not None and _in_cpp):
         return
     backward = partial(_backward_of, name, half.backward, _BackwardOperators(getattr(torch.ops, namespace)))
     setup_context = None if half.setup_context is None else partial(_without_zeros, half.setup_context)
