@@ -2,6 +2,7 @@
 // name them; the checks here keep a direct call of torch.ops from reading memory that is not there.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
@@ -72,15 +73,49 @@ inline void check_dense_like(const Tensor& t, const Tensor& like, Layout layout,
   STD_TORCH_CHECK(dense || t.numel() == 0, argument, ": expected the layout of the input");
 }
 
+// From the innermost dimension of the layout outward; rows of a matrix lie like NCHW.
+inline Sizes dense_strides(const Sizes& sizes, Layout layout) {
+  Sizes strides(sizes.size());
+  int64_t step = 1;
+  const auto next = [&](size_t d) {
+    strides[d] = step;
+    step *= sizes[d];
+  };
+  if (layout == Layout::nhwc) {
+    for (const size_t d : {1, 3, 2, 0}) next(d);
+  } else {
+    for (size_t d = sizes.size(); d-- > 0;) next(d);
+  }
+  return strides;
+}
+
+// An uninitialised tensor on the device of `like`, by torch's C interface: torch::stable::empty looks its operator up by
+// name, which for a vector takes longer than to fill it.
+inline Tensor empty_dense(const Tensor& like, ScalarType dtype, const Sizes& sizes, Layout layout = Layout::nchw) {
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  const Sizes strides = dense_strides(sizes, layout);
+  const auto device = like.device();
+  AtenTensorHandle handle = nullptr;
+  const AOTITorchError error =
+      aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), to<int32_t>(from(dtype)),
+                               to<int32_t>(from(device.type())), device.index(), &handle);
+  STD_TORCH_CHECK(error == 0, "out of memory for a tensor, or it has too many elements");
+  return Tensor(handle);
+}
+
 inline Tensor empty_activations(const Tensor& like, const Sizes& sizes, Layout layout) {
-  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              layout == Layout::nchw ? MemoryFormat::Contiguous : MemoryFormat::ChannelsLast);
+  return empty_dense(like, like.scalar_type(), sizes, layout);
 }
 
 // An uninitialised tensor of per-channel values: float64 for float64 activations, else float32.
 inline Tensor empty_vector(const Tensor& like, const Sizes& sizes) {
-  const auto dtype = like.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  return torch::stable::empty(sizes, dtype, std::nullopt, like.device());
+  return empty_dense(like, like.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float, sizes);
+}
+
+// What an operator returns for a result that may not apply, which is then undefined: an empty vector of its own.
+inline Tensor or_empty(const Tensor& result, const Tensor& like) {
+  return result.defined() ? result : empty_vector(like, {0});
 }
 
 }  // namespace effnet_kernels

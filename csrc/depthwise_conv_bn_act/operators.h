@@ -31,7 +31,7 @@ struct DepthwiseOperator {
                                                             int64_t activation) {
     const MBConvForward r =
         Passes::forward(depthwise_core_of(x, w, gamma, beta, mean, var, stride, padding, eps, activation));
-    return {r.out, r.y, r.mean2, r.var2};
+    return {r.out, r.y, or_empty(r.mean2, x), or_empty(r.var2, x)};
   }
 
   static Tensor inference(const Tensor& x, const Tensor& w, const Tensor& gamma, const Tensor& beta, const Tensor& mean,

@@ -40,7 +40,7 @@ BatchNormValues<A> expand(const MBConvBlock& block, MBConvBlockForward& result) 
 
 template <class A>
 MBConvBlockForward forward(const MBConvBlock& block) {
-  MBConvBlockForward result{empty_vector(block.x, {0}), empty_vector(block.x, {0}), empty_forward(block.x)};
+  MBConvBlockForward result{Tensor(), Tensor(), MBConvForward::none()};
   MBConvCore core = block.core;
   const auto bn1 = core.bn1 ? expand<A>(block, result) : identity_batch_norm<A>(block.x.size(1));
   if (core.bn1) core.u = result.u;
@@ -121,8 +121,7 @@ MBConvBlockBackward backward(const MBConvBlock& block, const Tensor& grad, const
                              const MBConvNeeds& needs) {
   const MBConvCore& core = block.core;
   const Geometry g = Geometry::of(core);
-  const Tensor nothing = empty_vector(core.u, {0});
-  MBConvBlockBackward result{nothing, nothing, nothing, empty_backward(core.u)};
+  MBConvBlockBackward result{Tensor(), Tensor(), Tensor(), MBConvBackward::none()};
   const auto bn1 = core.bn1 ? saved_batch_norm<A>(*core.bn1, g.in.channels) : identity_batch_norm<A>(g.in.channels);
   Middle<A> middle = saved_middle<A>(core, g, saved);
   const Tensor projected_gradient = allocate_like(y);

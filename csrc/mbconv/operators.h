@@ -30,7 +30,10 @@ struct MBConvBlockOperator {
                                        w_project});
     const MBConvBlockForward r = CpuBlockPasses::forward(block);
     const MBConvForward& m = r.middle;
-    return {r.out, r.u, m.y, m.mean1, m.var1, m.mean2, m.var2, m.pooled, m.hidden, m.logits, m.a3, m.a5};
+    const auto given = [&](const Tensor& t) { return or_empty(t, x); };
+    return {r.out,           given(r.u),      m.y,           given(m.mean1),
+            given(m.var1),   given(m.mean2),  given(m.var2), given(m.pooled),
+            given(m.hidden), given(m.logits), given(m.a3),   given(m.a5)};
   }
 
   static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>
@@ -63,8 +66,19 @@ struct MBConvBlockOperator {
     const MBConvBlockBackward r = CpuBlockPasses::backward(block, grad, y, saved, training1, training2,
                                                            {needs_dx, needs_dw_expand, needs_dw_project});
     const MBConvBackward& m = r.middle;
-    return {r.dx,     r.dw_expand, m.dgamma1, m.dbeta1, m.dw,  m.dgamma2,
-            m.dbeta2, m.dw1,       m.db1,     m.dw2,    m.db2, r.dw_project};
+    const auto gradient = [&](const Tensor& t) { return or_empty(t, x); };
+    return {gradient(r.dx),
+            gradient(r.dw_expand),
+            gradient(m.dgamma1),
+            gradient(m.dbeta1),
+            m.dw,
+            m.dgamma2,
+            m.dbeta2,
+            gradient(m.dw1),
+            gradient(m.db1),
+            gradient(m.dw2),
+            gradient(m.db2),
+            gradient(r.dw_project)};
   }
 
  private:

@@ -7,7 +7,7 @@ namespace {
 template <class A>
 MBConvForward forward(const MBConvCore& core) {
   const Geometry g = Geometry::of(core);
-  MBConvForward result = empty_forward(core.u);
+  MBConvForward result = MBConvForward::none();
   result.out = g.empty_output(core.u);
   result.y = g.empty_output(core.u);
   const BatchNormValues<A> bn1 = prologue<A>(core, g.in, result);
@@ -23,7 +23,7 @@ template <class A>
 MBConvInference inference(const MBConvCore& core, bool scaled) {
   const Geometry g = Geometry::of(core);
   const int64_t channels = g.out.channels;
-  MBConvForward unused;
+  MBConvForward unused = MBConvForward::none();
   const BatchNormValues<A> bn1 = prologue<A>(core, g.in, unused);
   const auto bn2 =
       batch_norm_values<A>(core.bn2.gamma, core.bn2.beta, given_statistics<A>(*core.bn2.mean, *core.bn2.var, channels),
@@ -38,21 +38,21 @@ MBConvInference inference(const MBConvCore& core, bool scaled) {
   p.out = out.mutable_data_ptr();
   p.z_sum = core.se ? sums.data() : nullptr;
   depthwise_forward(p);
-  if (!core.se) return {out, empty_vector(core.u, {0})};
+  if (!core.se) return {out, Tensor()};
   auto se = make_excite<A>(core, g.out);
   se.run(core.u, sums, units.strips, g.out.pixels);
   if (!scaled) return {out, vector_tensor(se.scale.data(), core.u, g.out.images, channels)};
   const auto none = identity_batch_norm<A>(channels);
   normalize({g.out, Activation::identity, out.const_data_ptr(), none.affine(), se.scale.data(), nullptr,
              out.mutable_data_ptr()});
-  return {out, empty_vector(core.u, {0})};
+  return {out, Tensor()};
 }
 
 template <class A>
 MBConvBackward backward(const MBConvCore& core, const Tensor& grad, const Tensor& y,
                         const std::optional<ExciteSaved>& saved, bool training1, bool training2) {
   const Geometry g = Geometry::of(core);
-  MBConvBackward result = empty_backward(core.u);
+  MBConvBackward result = MBConvBackward::none();
   const auto bn1 = core.bn1 ? saved_batch_norm<A>(*core.bn1, g.in.channels) : identity_batch_norm<A>(g.in.channels);
   Middle<A> middle = saved_middle<A>(core, g, saved);
   // B1

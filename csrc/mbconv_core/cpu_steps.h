@@ -126,17 +126,6 @@ std::optional<Excite<A>> pool_and_excite(const MBConvCore& core, const Geometry&
   return se;
 }
 
-// A result with an empty vector in the place of every tensor that does not apply.
-inline MBConvForward empty_forward(const Tensor& like) {
-  const auto nothing = [&] { return empty_vector(like, {0}); };
-  return {nothing(), nothing(), nothing(), nothing(), nothing(), nothing(),
-          nothing(), nothing(), nothing(), nothing(), nothing()};
-}
-inline MBConvBackward empty_backward(const Tensor& like) {
-  const auto nothing = [&] { return empty_vector(like, {0}); };
-  return {nothing(), nothing(), nothing(), nothing(), nothing(), nothing(), nothing(), nothing(), nothing(), nothing()};
-}
-
 template <class A>
 BatchNormValues<A> saved_batch_norm(const BatchNormTensors& bn, int64_t channels) {
   return batch_norm_values<A>(bn.gamma, bn.beta, given_statistics<A>(*bn.mean, *bn.var, channels), channels, bn.eps);

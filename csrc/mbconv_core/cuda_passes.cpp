@@ -9,8 +9,6 @@ namespace effnet_kernels {
 namespace cuda {
 namespace {
 
-Tensor nothing(const Tensor& like) { return empty_vector(like, {0}); }
-
 // The batch statistics of a launch's parts.
 void merge_statistics(Call& call, const Moments& moments, int64_t parts, int64_t channels, Tensor& mean, Tensor& var) {
   check(launch_merge_statistics({parts, channels, moments, static_cast<float*>(call.write(mean, "mean")),
@@ -73,17 +71,9 @@ MBConvForward CudaPasses::forward(const MBConvCore& core) {
   Call call(core.u);
   const DepthwiseShape shape = depthwise_shape(core);
   const int64_t channels = shape.channels;
-  MBConvForward r{empty_output(core, shape, call.layout),
-                  empty_output(core, shape, call.layout),
-                  nothing(core.u),
-                  nothing(core.u),
-                  nothing(core.u),
-                  nothing(core.u),
-                  nothing(core.u),
-                  nothing(core.u),
-                  nothing(core.u),
-                  nothing(core.u),
-                  nothing(core.u)};
+  MBConvForward r = MBConvForward::none();
+  r.out = empty_output(core, shape, call.layout);
+  r.y = empty_output(core, shape, call.layout);
   const bool aligned = call.aligned({&core.u, &r.y, &r.out});
 
   // F1
@@ -169,7 +159,7 @@ MBConvInference CudaPasses::inference(const MBConvCore& core, bool scaled) {
   depthwise.out = call.write(out, "out");
   if (core.se) depthwise.z_sum = call.floats(shape.images * plan.pieces() * shape.channels, "z sums");
   check(launch_depthwise_forward(depthwise, call.stream), "depthwise_forward");
-  if (!core.se) return {out, nothing(core.u)};
+  if (!core.se) return {out, Tensor()};
 
   ExciteParams excite = excite_params(call, core, shape);
   excite.chunks = plan.pieces();
@@ -190,7 +180,7 @@ MBConvInference CudaPasses::inference(const MBConvCore& core, bool scaled) {
                           depthwise.out},
                          call.stream),
         "normalize");
-  return {out, nothing(core.u)};
+  return {out, Tensor()};
 }
 
 MBConvBackward CudaPasses::backward(const MBConvCore& core, const Tensor& grad, const Tensor& y,
@@ -199,16 +189,11 @@ MBConvBackward CudaPasses::backward(const MBConvCore& core, const Tensor& grad, 
   const DepthwiseShape shape = depthwise_shape(core);
   check_depthwise_gradient(grad, y, core, shape, call.layout);
   const int64_t channels = shape.channels, rows = shape.images * channels;
-  MBConvBackward r{torch::stable::empty_like(core.u),
-                   Call::empty_gradient(core.w),
-                   nothing(core.u),
-                   nothing(core.u),
-                   Call::empty_gradient(core.bn2.gamma),
-                   Call::empty_gradient(core.bn2.beta),
-                   nothing(core.u),
-                   nothing(core.u),
-                   nothing(core.u),
-                   nothing(core.u)};
+  MBConvBackward r = MBConvBackward::none();
+  r.du = torch::stable::empty_like(core.u);
+  r.dw = Call::empty_gradient(core.w);
+  r.dgamma2 = Call::empty_gradient(core.bn2.gamma);
+  r.dbeta2 = Call::empty_gradient(core.bn2.beta);
   const bool aligned = call.aligned({&core.u, &y, &grad, &r.du});
   const BatchNorm bn1 = prologue(call, core, {}, {});
   const BatchNorm bn2 = call.batch_norm(core.bn2.gamma, core.bn2.beta, *core.bn2.mean, *core.bn2.var, core.bn2.eps);

@@ -57,7 +57,18 @@ struct MBConvOperator {
     const MBConvForward r =
         Passes::forward(mbconv_core_of(u, w, gamma1, beta1, mean1, var1, gamma2, beta2, mean2, var2, w1, b1, w2, b2,
                                        stride, padding, eps1, eps2, activation, gate));
-    return {r.out, r.y, r.mean1, r.var1, r.mean2, r.var2, r.pooled, r.hidden, r.logits, r.a3, r.a5};
+    const auto vector = [&](const Tensor& t) { return or_empty(t, u); };
+    return {r.out,
+            r.y,
+            vector(r.mean1),
+            vector(r.var1),
+            vector(r.mean2),
+            vector(r.var2),
+            vector(r.pooled),
+            vector(r.hidden),
+            vector(r.logits),
+            vector(r.a3),
+            vector(r.a5)};
   }
 
   static std::tuple<Tensor, Tensor> inference(const Tensor& u, const Tensor& w, const OptionalTensor& gamma1,
@@ -73,7 +84,7 @@ struct MBConvOperator {
         Passes::inference(mbconv_core_of(u, w, gamma1, beta1, mean1, var1, gamma2, beta2, mean2, var2, w1, b1, w2, b2,
                                          stride, padding, eps1, eps2, activation, gate),
                           scaled);
-    return {r.out, r.scale};
+    return {r.out, or_empty(r.scale, u)};
   }
 
   static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
@@ -87,7 +98,17 @@ struct MBConvOperator {
                                            stride, padding, eps1, eps2, activation, gate);
     const std::optional<ExciteSaved> saved = excite_saved_of(core, pooled, hidden, logits, a3, a5);
     const MBConvBackward r = Passes::backward(core, grad, y, saved, training1, training2);
-    return {r.du, r.dw, r.dgamma1, r.dbeta1, r.dgamma2, r.dbeta2, r.dw1, r.db1, r.dw2, r.db2};
+    const auto gradient = [&](const Tensor& t) { return or_empty(t, u); };
+    return {r.du,
+            r.dw,
+            gradient(r.dgamma1),
+            gradient(r.dbeta1),
+            r.dgamma2,
+            r.dbeta2,
+            gradient(r.dw1),
+            gradient(r.db1),
+            gradient(r.dw2),
+            gradient(r.db2)};
   }
 };
 

@@ -28,12 +28,17 @@ struct MBConvCore {
   Activation activation, gate;
 };
 
-// What the operators return, in their order; what does not apply is empty.
+// What the operators return, in their order; what does not apply is undefined.
 struct MBConvForward {
   Tensor out, y, mean1, var1, mean2, var2, pooled, hidden, logits, a3, a5;
+
+  static MBConvForward none() {
+    const Tensor t;
+    return {t, t, t, t, t, t, t, t, t, t, t};
+  }
 };
 
-// Inference: z · scale in out and no scale, or, where the caller scales, z in out and the scale (N, C) beside it.
+// Inference: z · scale in out and scale undefined, or, where the caller scales, z in out and the scale (N, C) beside it.
 struct MBConvInference {
   Tensor out, scale;
 };
@@ -44,6 +49,11 @@ struct ExciteSaved {
 };
 struct MBConvBackward {
   Tensor du, dw, dgamma1, dbeta1, dgamma2, dbeta2, dw1, db1, dw2, db2;
+
+  static MBConvBackward none() {
+    const Tensor t;
+    return {t, t, t, t, t, t, t, t, t, t};
+  }
 };
 
 // A backend's sequences. In backward the statistics in the core are those of the forward call; training1 and training2

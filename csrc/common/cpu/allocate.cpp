@@ -23,17 +23,6 @@ FromBlob from_blob() {
 // How many bytes were freed.
 int64_t release_cached_memory() { return BlockCache::instance().release() + BlockCache::of_gradients().release(); }
 
-Sizes dense_strides(const Sizes& sizes, Layout layout) {
-  Sizes strides(4);
-  int64_t step = 1;
-  const int nchw[] = {3, 2, 1, 0}, nhwc[] = {1, 3, 2, 0};
-  for (const int d : layout == Layout::nchw ? nchw : nhwc) {
-    strides[d] = step;
-    step *= sizes[d];
-  }
-  return strides;
-}
-
 int64_t element_size(const Tensor& t) {
   return dispatch_dtype(dtype_of(t), [](auto dtype) { return int64_t(sizeof(typename decltype(dtype)::type)); });
 }
@@ -71,14 +60,12 @@ Tensor allocate_activations(const Tensor& like, const Sizes& sizes, Layout layou
 }
 
 Tensor allocate_gradient(const Tensor& parameter) {
+  if (!parameter.is_contiguous()) return torch::stable::empty_like(parameter);
   const int64_t bytes = parameter.numel() * element_size(parameter);
-  if (!parameter.is_contiguous() || !belongs_in_block(bytes)) return torch::stable::empty_like(parameter);
-  Sizes sizes, strides;
-  for (int d = 0; d < parameter.dim(); ++d) {
-    sizes.push_back(parameter.size(d));
-    strides.push_back(parameter.stride(d));
-  }
-  return tensor_in_block(BlockCache::of_gradients(), parameter, bytes, sizes, strides);
+  Sizes sizes;
+  for (int d = 0; d < parameter.dim(); ++d) sizes.push_back(parameter.size(d));
+  if (!belongs_in_block(bytes)) return empty_dense(parameter, parameter.scalar_type(), sizes);
+  return tensor_in_block(BlockCache::of_gradients(), parameter, bytes, sizes, dense_strides(sizes, Layout::nchw));
 }
 
 }  // namespace effnet_kernels::cpu

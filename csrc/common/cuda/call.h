@@ -83,7 +83,7 @@ class Context {
   static Tensor empty_gradient(const Tensor& parameter) {
     Sizes sizes;
     for (int64_t d = 0; d < parameter.dim(); ++d) sizes.push_back(parameter.size(d));
-    return torch::stable::empty(sizes, parameter.scalar_type(), std::nullopt, parameter.device());
+    return empty_dense(parameter, parameter.scalar_type(), sizes);
   }
   static Tensor as_parameter(const Tensor& gradient, const Tensor& parameter) {
     if (parameter.is_contiguous()) return gradient;
