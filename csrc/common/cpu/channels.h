@@ -1,12 +1,11 @@
-// What is computed per channel between the passes: BatchNorm's constants, statistics and gradients from sums over parts. All
-// in a fixed order, so that results do not depend on the number of threads.
+// What is computed per channel between the passes: BatchNorm's constants, statistics and gradients from sums over parts.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <utility>
 
-#include "common/cpu/parallel.h"
+#include "common/cpu/channel_steps.h"
 #include "common/cpu/passes.h"
 #include "common/cpu/tensor_rows.h"
 #include "common/cpu/transpose.h"
@@ -14,12 +13,8 @@
 
 namespace effnet_kernels::cpu {
 
-// f(begin, end) over the `row` padded channels, shared by threads where the `rows` values read of each are worth it.
-template <class F>
-void for_channels(int64_t row, int64_t rows, const F& f) {
-  parallel_over(row / kChannelPadding, rows * kChannelPadding,
-                [&](int64_t begin, int64_t end) { f(begin * kChannelPadding, end * kChannelPadding); });
-}
+template <class A>
+inline constexpr DType dtype_of_values = sizeof(A) == 8 ? DType::float64 : DType::float32;
 
 inline Extent extent_of(const Tensor& x) {
   return {dtype_of(x), layout_of(x), x.size(0), x.size(1), x.size(2) * x.size(3)};
@@ -43,17 +38,11 @@ Tensor depthwise_weight_gradient(const A* by_tap, int64_t channels, int taps, co
 // sums[g, :] = Σ of `size` consecutive rows, for every group g.
 template <class A>
 void sum_rows_into(const A* rows, int64_t groups, int64_t size, int64_t row, A* sums) {
-  if (size == 0) std::fill_n(sums, groups * row, A(0));
-  for_channels(row, groups * size, [&](int64_t begin, int64_t end) {
-    for (int64_t g = 0; g < groups && size > 0; ++g) {
-      A* const target = sums + g * row;
-      std::copy(rows + g * size * row + begin, rows + g * size * row + end, target + begin);
-      for (int64_t i = 1; i < size; ++i) {
-        const A* const source = rows + (g * size + i) * row;
-        for (int64_t c = begin; c < end; ++c) target[c] += source[c];
-      }
-    }
-  });
+  if (size == 0) {
+    std::fill_n(sums, groups * row, A(0));
+  } else {
+    sum_rows({dtype_of_values<A>, rows, groups, size, row, sums});
+  }
 }
 template <class A>
 Buffer<A> sum_rows(Buffer<A> rows, int64_t groups, int64_t size, int64_t row) {
@@ -86,7 +75,7 @@ class ImageSums {
   Buffer<A> parts_;
 };
 
-// Mean and biased variance per channel from the parts' means and M2, merged in float64 (Chan et al. 1979, 1.5b).
+// Mean and biased variance per channel, from the means and M2 of parts of part_size(part) values each.
 template <class A>
 struct Statistics {
   Buffer<A> mean, var;
@@ -95,27 +84,10 @@ template <class A, class PartSize>
 Statistics<A> merge_statistics(const Buffer<A>& means, const Buffer<A>& m2s, int64_t parts, int64_t row,
                                PartSize part_size) {
   Statistics<A> statistics{Buffer<A>::unfilled(row), Buffer<A>::unfilled(row)};
-  Buffer<double> mean(row), m2(row);
-  for_channels(row, 2 * parts, [&](int64_t begin, int64_t end) {
-    double count = 0;
-    for (int64_t part = 0; part < parts; ++part) {
-      const double size = double(part_size(part)), total = count + size;
-      const double mean_weight = size / total, m2_weight = count * mean_weight;
-      const A* const part_mean = means.data() + part * row;
-      const A* const part_m2 = m2s.data() + part * row;
-      for (int64_t c = begin; c < end; ++c) {
-        const double delta = double(part_mean[c]) - mean[c];
-        mean[c] += delta * mean_weight;
-        m2[c] += double(part_m2[c]) + delta * delta * m2_weight;
-      }
-      count = total;
-    }
-    for (int64_t c = begin; c < end; ++c) {
-      statistics.mean[c] = A(mean[c]);
-      // The correction of a tile's M2 can leave a constant channel a rounding error below zero.
-      statistics.var[c] = count == 0 || m2[c] < 0 ? A(0) : A(m2[c] / count);
-    }
-  });
+  Buffer<double> sizes = Buffer<double>::unfilled(parts), mean(row), m2(row);
+  for (int64_t part = 0; part < parts; ++part) sizes[part] = double(part_size(part));
+  merge_statistics({dtype_of_values<A>, means.data(), m2s.data(), sizes.data(), parts, row, mean.data(), m2.data(),
+                    statistics.mean.data(), statistics.var.data()});
   return statistics;
 }
 
@@ -180,8 +152,7 @@ BackwardSums<A> image_backward_sums(const Extent& extent, Activation activation,
   return {with_gz ? per_image(gz) : Buffer<A>(0), per_image(slope), per_image(slope_x)};
 }
 
-// dβ and dγ from the per-image sums: Σ_n (factor · A2 + offset · A3) and Σ_n (factor · A4 + offset · A5), and their
-// means over the M elements of a channel, which are zero where the statistics are constants.
+// dβ and dγ from the per-image sums, and their means.
 template <class A>
 struct BatchNormGradient {
   Buffer<A> dbeta, dgamma, mean_dv, mean_dv_x;
@@ -190,30 +161,13 @@ template <class A>
 BatchNormGradient<A> batch_norm_gradient(const Extent& extent, const A* slope, const A* slope_x, const A* factor,
                                          const A* offset, const A* a3, const A* a5, bool training) {
   const int64_t row = extent.row();
-  BatchNormGradient<A> gradient{Buffer<A>(row), Buffer<A>(row), Buffer<A>(row), Buffer<A>(row)};
+  const auto result = [&] { return Buffer<A>::unfilled(row); };
+  BatchNormGradient<A> gradient{result(), result(), result(), result()};
   Buffer<double> beta_sum(row), gamma_sum(row);
-  for_channels(row, 4 * extent.images, [&](int64_t begin, int64_t end) {
-    for (int64_t n = 0; n < extent.images; ++n) {
-      for (int64_t c = begin; c < end; ++c) {
-        const int64_t i = n * row + c;
-        const double f = factor ? factor[i] : A(1);
-        beta_sum[c] += f * slope[i];
-        gamma_sum[c] += f * slope_x[i];
-        if (offset) {
-          beta_sum[c] += double(offset[i]) * a3[i];
-          gamma_sum[c] += double(offset[i]) * a5[i];
-        }
-      }
-    }
-    const double count = double(extent.images * extent.pixels);
-    for (int64_t c = begin; c < end; ++c) {
-      gradient.dbeta[c] = A(beta_sum[c]);
-      gradient.dgamma[c] = A(gamma_sum[c]);
-      if (!training || count == 0) continue;
-      gradient.mean_dv[c] = A(beta_sum[c] / count);
-      gradient.mean_dv_x[c] = A(gamma_sum[c] / count);
-    }
-  });
+  batch_norm_gradient({dtype_of_values<A>, slope, slope_x, factor, offset, a3, a5, extent.images, row,
+                       training ? double(extent.images * extent.pixels) : 0, beta_sum.data(), gamma_sum.data(),
+                       gradient.dbeta.data(), gradient.dgamma.data(), gradient.mean_dv.data(),
+                       gradient.mean_dv_x.data()});
   return gradient;
 }
 
