@@ -100,6 +100,8 @@ def _run(rank: int, port: int, how: str, arguments: list[str], folder: Path) -> 
     rank_zero_only.rank = rank
     torch.set_num_threads(1)
     os.chdir(folder)
+    # A shell that starts the tests in the background has them ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     stop(how, rank)
     sys.argv = ["effnet", *arguments]
     with Path(f"{rank}.log").open("w", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
